@@ -1,0 +1,1 @@
+"""From networks to a bundle: trace once, unroll at graph level, verify."""

@@ -1,0 +1,1 @@
+"""The networks, the diffusion schedule and the eager reverse chain, in PyTorch."""

@@ -1,0 +1,152 @@
+"""The bundle: the only thing that passes from export to runtime.
+
+A bundle is a folder with `manifest.json`, one ONNX graph per tile and batch shape, and one file
+with the weights that all graphs share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+BUILTIN = Path(__file__).resolve().parent / "builtin"
+
+
+class BundleError(ValueError):
+    """A bundle is missing, damaged, or does not hold what was asked for."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One static ONNX graph of the whole chain.
+
+    Attributes:
+        file: file name inside the bundle.
+        tile: (height, width) of the input in pixels.
+        batch: number of tiles the graph takes at once.
+        parity: figures measured at export, graph against eager PyTorch on random input.
+    """
+
+    file: str
+    tile: tuple[int, int]
+    batch: int
+    parity: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds; written by export, read by runtime.
+
+    Attributes:
+        preset: name of the model preset.
+        scale: factor between input and output sides.
+        latent_channels: channels C of the noise input; latents have the input's height and width.
+        draws: number K of noise draws the chain makes, the first of them starts it.
+        schedule: the diffusion schedule's settings.
+        precision: stage name -> data type of its arithmetic.
+        inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise (K, B, C, h, w).
+        output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
+        graphs: one entry per tile and batch shape.
+        files: file name -> SHA-256 of every file but the manifest.
+        versions: the packages that made the bundle.
+    """
+
+    preset: str
+    scale: int
+    latent_channels: int
+    draws: int
+    schedule: dict[str, float]
+    precision: dict[str, str]
+    graphs: tuple[Graph, ...]
+    files: dict[str, str]
+    versions: dict[str, str]
+    inputs: tuple[str, str] = ("lr", "noise")
+    output: str = "sr"
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        """The manifest as an indented JSON document."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse a manifest.
+
+        Raises:
+            BundleError: the text is not a manifest of this format.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise BundleError(
+                    f"bundle format {fields['format']} is not the supported {FORMAT}; "
+                    "export the bundle again with this version of lpnsr-export"
+                )
+            graphs = tuple(
+                Graph(g["file"], (int(g["tile"][0]), int(g["tile"][1])), int(g["batch"]), g["parity"])
+                for g in fields.pop("graphs")
+            )
+            return cls(**{**fields, "graphs": graphs, "inputs": tuple(fields["inputs"])})
+        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+            raise BundleError(f"{MANIFEST} is damaged ({error!r}); export the bundle again") from error
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files are known to match their hashes."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open the bundle in folder `path` and check every file against its SHA-256.
+
+        Raises:
+            BundleError: no bundle there, a file is missing or differs from its hash, or a name in
+                the manifest points out of the bundle.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise BundleError(f"{path} is not a bundle (no {MANIFEST}); make one with lpnsr-export")
+        try:
+            manifest = Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path / MANIFEST} is damaged; export the bundle again") from error
+        bundle = cls(path, manifest)
+        for name, digest in manifest.files.items():
+            bundle._check(name, digest)
+        unlisted = [g.file for g in manifest.graphs if g.file not in manifest.files]
+        if unlisted or not manifest.graphs:
+            raise BundleError(f"{path / MANIFEST} lists no hash for its graphs; export it again")
+        return bundle
+
+    def graph_path(self, graph: Graph) -> Path:
+        """Where the ONNX file of `graph` lies."""
+        return self.path / graph.file
+
+    def _check(self, name: str, digest: str) -> None:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+            raise BundleError(f"{self.path / MANIFEST} names a file outside the bundle: {name}")
+        file = self.path / name
+        if not file.is_file():
+            raise BundleError(f"{file} is missing; export the bundle again or copy it whole")
+        if sha256(file) != digest:
+            raise BundleError(
+                f"{file} does not match its SHA-256 in {MANIFEST}; "
+                "export the bundle again or copy it whole"
+            )
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
