@@ -1,0 +1,155 @@
+"""Presets: which networks a model family has, their sizes, their schedule, their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from lpnsr.models.chain import Chain
+from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
+from lpnsr.models.schedule import Schedule
+from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
+from lpnsr.models.swinir import SwinIR, SwinIRConfig
+
+BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+class PresetError(ValueError):
+    """There is no preset of that name."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One trained network of a preset.
+
+    Attributes:
+        build: makes the network with random weights.
+        file: name of its checkpoint file.
+    """
+
+    build: Callable[[], nn.Module]
+    file: str
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported graph may be from the eager chain on random input.
+
+    Attributes:
+        x0: relative L2 of the final latent.
+        close_share: least share of output values that are within 1/255 (of the range [0, 1]).
+    """
+
+    x0: float = 1e-4
+    close_share: float = 0.99
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model as data.
+
+    Attributes:
+        name: what users call it.
+        schedule: its diffusion schedule.
+        networks: trained networks by role: `pre_upsampler`, `autoencoder` (absent where the
+            latent is the rearranged picture), `denoiser`, `noise_predictor`.
+        latent_channels: channels of a latent.
+        multiple: input sides must be multiples of this.
+        weights: folder with the checkpoint files where they come with the package.
+        scale: factor between input and output sides.
+        tolerance: what export accepts.
+    """
+
+    name: str
+    schedule: Schedule
+    networks: Mapping[str, Network]
+    latent_channels: int
+    multiple: int
+    weights: Path | None = None
+    scale: int = 4
+    tolerance: Tolerance = field(default_factory=Tolerance)
+
+    def build(self) -> Chain:
+        """The eager chain with random weights, in evaluation mode."""
+        networks = {role: network.build() for role, network in self.networks.items()}
+        codec = networks.pop("autoencoder", None) or PixelCodec(self.scale)
+        return Chain(self.schedule, codec=codec, **networks).eval().requires_grad_(False)
+
+    @property
+    def draws(self) -> int:
+        """Noise draws of the chain: one starts it, one for every step but the last."""
+        return self.schedule.steps
+
+
+def module_of(chain: Chain, role: str) -> nn.Module:
+    """The network of `chain` that plays `role` in its preset."""
+    return chain.codec if role == "autoencoder" else getattr(chain, role)
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`.
+
+    Raises:
+        PresetError: there is none.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"unknown preset '{name}'; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+_TINY_UNET = partial(
+    SwinUNetConfig, multipliers=(1, 1), blocks=1, groups=8, head_channels=16, mlp_ratio=2
+)
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="lpnsr",
+            schedule=Schedule(),
+            networks={
+                "pre_upsampler": Network(
+                    partial(SwinIR, SwinIRConfig()),
+                    "003_realSR_BSRGAN_DFOWMFC_s64w8_SwinIR-L_x4_GAN.pth",
+                ),
+                "autoencoder": Network(partial(VQCodec, VQConfig()), "autoencoder_vq_f4.pth"),
+                "denoiser": Network(
+                    partial(SwinUNet, SwinUNetConfig(in_channels=6, out_channels=3)),
+                    "resshift_realsrx4_s4_v3.pth",
+                ),
+                "noise_predictor": Network(
+                    partial(SwinUNet, SwinUNetConfig(in_channels=9, out_channels=6)),
+                    "noise_predictor_v2.pth",
+                ),
+            },
+            latent_channels=3,
+            multiple=64,
+        ),
+        Preset(
+            name="lpnsr-tiny",
+            # Noise is measured against pixels in [-1, 1], so there is less of it than in a latent.
+            schedule=Schedule(kappa=0.2, min_noise_level=0.02, data_variance=0.25),
+            networks={
+                "pre_upsampler": Network(
+                    partial(SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)),
+                    "pre_upsampler.safetensors",
+                ),
+                "denoiser": Network(
+                    partial(SwinUNet, _TINY_UNET(51, 48, channels=48, swin_channels=48)),
+                    "denoiser.safetensors",
+                ),
+                "noise_predictor": Network(
+                    partial(SwinUNet, _TINY_UNET(99, 96, channels=32, swin_channels=32)),
+                    "noise_predictor.safetensors",
+                ),
+            },
+            latent_channels=48,
+            multiple=16,
+            weights=BUILTIN_WEIGHTS / "lpnsr-tiny",
+        ),
+    )
+}
