@@ -48,7 +48,8 @@ class Manifest:
         draws: number K of noise draws the chain makes, the first of them starts it.
         schedule: the diffusion schedule's settings.
         precision: stage name -> data type of its arithmetic.
-        inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise (K, B, C, h, w).
+        inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise
+            (K, B, C, h, w).
         output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
         graphs: one entry per tile and batch shape.
         files: file name -> SHA-256 of every file but the manifest.
@@ -87,12 +88,19 @@ class Manifest:
                     "export the bundle again with this version of lpnsr-export"
                 )
             graphs = tuple(
-                Graph(g["file"], (int(g["tile"][0]), int(g["tile"][1])), int(g["batch"]), g["parity"])
+                Graph(
+                    g["file"], (int(g["tile"][0]), int(g["tile"][1])), int(g["batch"]), g["parity"]
+                )
                 for g in fields.pop("graphs")
             )
-            return cls(**{**fields, "graphs": graphs, "inputs": tuple(fields["inputs"])})
-        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            raise BundleError(f"{MANIFEST} is damaged ({error!r}); export the bundle again") from error
+            fields |= {"inputs": tuple(fields["inputs"]), "files": dict(fields["files"])}
+            return cls(graphs=graphs, **fields)
+        except BundleError:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise BundleError(
+                f"{MANIFEST} is damaged ({error!r}); export the bundle again"
+            ) from error
 
 
 @dataclass(frozen=True)

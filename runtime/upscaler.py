@@ -1,0 +1,218 @@
+"""A bundle and a picture in, a picture four times the size out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lpnsr.runtime import backends, color, noise, tiling
+from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
+
+_BAND = 128
+"""Input rows that are colour-corrected at once, to keep the memory for it small."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and of tiles in all."""
+
+
+class UpscaleError(RuntimeError):
+    """The model's output for a picture is unusable."""
+
+
+class Upscaler:
+    """Upscales pictures of any size with the model of one bundle.
+
+    Args:
+        bundle: the opened bundle.
+        backend: the engine that runs its graphs.
+        graphs: those of the bundle's graphs that may be used.
+        overlap: input pixels that neighbouring tiles share at least.
+
+    Raises:
+        TilingError: the overlap does not suit one of the graphs' tiles.
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: backends.Backend, graphs: Sequence[Graph], overlap: int
+    ) -> None:
+        for graph in graphs:
+            tiling.check(graph.tile, overlap)
+        self.bundle = bundle
+        self.backend = backend
+        self._graphs = graphs
+        self._overlap = overlap
+        self._loaded: Graph | None = None
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | Path = BUILTIN,
+        *,
+        backend: str = "auto",
+        tile: tuple[int, int] | None = None,
+        batch: int | None = None,
+        overlap: int = 16,
+        threads: int | None = None,
+    ) -> Upscaler:
+        """Open a bundle.
+
+        Args:
+            path: the bundle's folder; the built-in model by default.
+            backend: inference engine, one of `lpnsr.runtime.backends.NAMES`.
+            tile: (height, width) of the tiles in input pixels; by default the smallest that holds
+                the picture, else the largest that the bundle has.
+            batch: tiles to run at once; by default the smallest number that the bundle has.
+            overlap: input pixels that neighbouring tiles share at least.
+            threads: CPU threads; by default the engine decides.
+
+        Raises:
+            BundleError: the bundle is missing or damaged, or has no graph of this tile and batch.
+            BackendError: the engine is unknown or not installed.
+            TilingError: the overlap does not suit the tile.
+        """
+        bundle = Bundle.open(path)
+        graphs = matching(bundle.manifest.graphs, tile, batch)
+        return cls(bundle, backends.create(backend, threads), graphs, overlap)
+
+    def upscale(
+        self,
+        picture: np.ndarray,
+        *,
+        seed: int = 0,
+        deterministic: bool = False,
+        color_fix: bool = True,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Upscale one picture.
+
+        The result depends on the arguments, the model, the tile and the overlap, not on the batch
+        or on other pictures.
+
+        Args:
+            picture: uint8 (H, W, 3), RGB.
+            seed: 0 to 2**64 - 1; another seed gives another, equally plausible picture.
+            deterministic: use the mean of the predicted noise in every step. The noise that starts
+                the chain still comes from the seed.
+            color_fix: take the large-scale colours from `picture`.
+            progress: called before the first batch of tiles and after each.
+
+        Returns:
+            uint8 (scale·H, scale·W, 3), RGB.
+
+        Raises:
+            ValueError: `picture` is not of this type and shape, or the seed is out of range.
+            UpscaleError: the model returns values that are not finite.
+            BackendError: the engine fails.
+            BundleError: the graph is not what the bundle's manifest says.
+        """
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+        if picture.size == 0:
+            raise ValueError(f"a picture of shape {picture.shape} has no pixels")
+        size, scale = picture.shape[:2], self.bundle.manifest.scale
+        graph = choose_graph(self._graphs, size)
+        self._load(graph)
+        tiles = tiling.plan(size, graph.tile, self._overlap, scale)
+        output = np.zeros((scale * size[0], scale * size[1], 3), dtype=np.float32)
+        report = progress or (lambda done, total: None)
+        report(0, len(tiles))
+        for first in range(0, len(tiles), graph.batch):
+            group = tiles[first : first + graph.batch]
+            self._upscale_tiles(group, graph, picture, output, seed, deterministic)
+            report(first + len(group), len(tiles))
+        return _finish(output, picture, scale, color_fix)
+
+    def _load(self, graph: Graph) -> None:
+        if self._loaded != graph:
+            self._loaded = None
+            self.backend.load(self.bundle, graph)
+            self._loaded = graph
+
+    def _upscale_tiles(
+        self,
+        tiles: Sequence[tiling.Tile],
+        graph: Graph,
+        picture: np.ndarray,
+        output: np.ndarray,
+        seed: int,
+        deterministic: bool,
+    ) -> None:
+        """Run at most one batch of tiles and blend them into `output`."""
+        filled = [tiles[min(i, len(tiles) - 1)] for i in range(graph.batch)]
+        lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
+        eps = np.stack([self._noise(tile, graph, seed, deterministic) for tile in filled], axis=1)
+        sr = self.backend.run(lr, eps)
+        for tile, upscaled in zip(tiles, sr, strict=False):  # the rest only filled the batch
+            if not np.isfinite(upscaled).all():
+                raise UpscaleError(
+                    "the model returns NaN or infinity in the tile at row "
+                    f"{tile.rows.start}, column {tile.columns.start}; try another model or seed"
+                )
+            tile.blend(upscaled.transpose(1, 2, 0), output, self.bundle.manifest.scale)
+
+    def _noise(self, tile: tiling.Tile, graph: Graph, seed: int, deterministic: bool) -> np.ndarray:
+        """The tile's window (K, C, h, w) of the picture's noise."""
+        manifest = self.bundle.manifest
+        out = np.zeros((manifest.draws, manifest.latent_channels, *graph.tile), dtype=np.float32)
+        draws = 1 if deterministic else manifest.draws
+        out[:draws] = noise.normals(
+            seed, draws, manifest.latent_channels, tile.rows.start, tile.columns.start, *graph.tile
+        )
+        return out
+
+
+def matching(
+    graphs: Sequence[Graph], tile: tuple[int, int] | None, batch: int | None
+) -> list[Graph]:
+    """The graphs of this tile and batch, where None stands for any.
+
+    Raises:
+        BundleError: there is none.
+    """
+    found = [g for g in graphs if tile in (None, g.tile) and batch in (None, g.batch)]
+    if not found:
+        has = ", ".join(f"{g.tile[0]}x{g.tile[1]} batch {g.batch}" for g in graphs)
+        height, width = tile or graphs[0].tile
+        raise BundleError(
+            f"the bundle has no graph for tile {height}x{width} batch {batch or 1}, only {has}; "
+            f"export one with: lpnsr-export --tile {height}x{width} --batch {batch or 1}"
+        )
+    return found
+
+
+def choose_graph(graphs: Sequence[Graph], size: tuple[int, int]) -> Graph:
+    """The graph to upscale a picture of this (height, width) with.
+
+    That is the smallest tile that holds the picture, else the largest tile; of its graphs the one
+    with the smallest batch.
+    """
+    holding = [g for g in graphs if g.tile[0] >= size[0] and g.tile[1] >= size[1]]
+
+    def rank(graph: Graph) -> tuple[int, int]:
+        area = graph.tile[0] * graph.tile[1]
+        return (area if holding else -area, graph.batch)
+
+    return min(holding or graphs, key=rank)
+
+
+def _finish(output: np.ndarray, picture: np.ndarray, scale: int, color_fix: bool) -> np.ndarray:
+    """Correct the colours of the float `output` and round it to 8 bits, band by band."""
+    height = picture.shape[0]
+    result = np.empty(output.shape, dtype=np.uint8)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        # The halo makes the band's correction equal to that of the whole picture.
+        above, below = max(top - color.HALO, 0), min(bottom + color.HALO, height)
+        sr = output[above * scale : below * scale]
+        if color_fix:
+            sr = color.correct(sr, _signed(picture[above:below]))
+        band = sr[(top - above) * scale : (bottom - above) * scale]
+        result[top * scale : bottom * scale] = np.rint((np.clip(band, -1.0, 1.0) + 1.0) * 127.5)
+    return result
+
+
+def _signed(pixels: np.ndarray) -> np.ndarray:
+    """Map 0..255 to float32 -1..1."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
