@@ -102,7 +102,8 @@ def _upscale(upscaler: Upscaler, job: Job, args: argparse.Namespace) -> None:
 
 
 def _show(bar: tqdm, done: int, total: int) -> None:
-    bar.total = total
+    if bar.total != total:
+        bar.reset(total)
     bar.update(done - bar.n)
 
 

@@ -1,0 +1,26 @@
+"""Fixtures for the tests of the runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .toy import write_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy bundle in which noise matters; do not change its files."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+@pytest.fixture(scope="session")
+def calm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy bundle that ignores its noise; do not change its files."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "calm", noise_gain=0.0)
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a toy bundle that the test may damage; takes manifest fields to change."""
+    return lambda **changes: write_bundle(tmp_path / "own", **changes)

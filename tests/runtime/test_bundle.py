@@ -1,0 +1,98 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest
+
+from .toy import TILES
+
+
+def test_manifest_survives_a_round_trip(bundle):
+    manifest = Bundle.open(bundle).manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert {graph.tile for graph in manifest.graphs} == set(TILES)
+
+
+def test_graph_path_leads_to_a_file(bundle):
+    opened = Bundle.open(str(bundle))
+    assert all(opened.graph_path(graph).is_file() for graph in opened.manifest.graphs)
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BundleError, match=r"not a bundle.*lpnsr-export"):
+            Bundle.open(path)
+
+
+def test_a_file_that_changed_is_refused(own_bundle):
+    path = own_bundle()
+    name = Bundle.open(path).manifest.graphs[0].file
+    content = bytearray((path / name).read_bytes())
+    content[-1] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} does not match its SHA-256"):
+        Bundle.open(path)
+    (path / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "..\\b"])
+def test_a_name_that_leads_out_of_the_bundle_is_refused(own_bundle, name):
+    with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(own_bundle(files={name: "0" * 64}))
+
+
+def test_a_graph_without_hash_is_refused(own_bundle):
+    with pytest.raises(BundleError, match="no hash"):
+        Bundle.open(own_bundle(files={}))
+
+
+def test_a_bundle_without_graphs_is_refused(own_bundle):
+    with pytest.raises(BundleError, match="no hash for its graphs"):
+        Bundle.open(own_bundle(graphs=()))
+
+
+def damaged(bundle, **changes):
+    fields = json.loads((bundle / MANIFEST).read_text())
+    return json.dumps({**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graphs": 3},
+        {"graphs": [{"file": "a"}]},
+        {"graphs": [{"file": "a", "tile": ["x", 1], "batch": 1, "parity": {}}]},
+        {"files": ["a"]},
+        {"inputs": None},
+        {"unknown": 1},
+    ],
+)
+def test_damaged_fields_are_refused(bundle, changes):
+    with pytest.raises(BundleError, match="damaged"):
+        Manifest.from_json(damaged(bundle, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": 1}'])
+def test_damaged_documents_are_refused(text):
+    with pytest.raises(BundleError, match="damaged"):
+        Manifest.from_json(text)
+
+
+def test_another_format_is_refused(bundle):
+    with pytest.raises(BundleError, match="format 99 is not the supported"):
+        Manifest.from_json(damaged(bundle, format=99))
+
+
+def test_a_manifest_that_is_not_text_is_refused(own_bundle):
+    path = own_bundle()
+    (path / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle.open(path)
+
+
+def test_graphs_are_values():
+    graph = Graph("a.onnx", (64, 64), 1, {})
+    assert graph == replace(graph) != replace(graph, batch=2)

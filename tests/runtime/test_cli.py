@@ -1,0 +1,239 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpnsr.runtime import cli
+from lpnsr.runtime.bundle import MANIFEST
+from lpnsr.runtime.upscaler import Upscaler
+
+from .toy import photo
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder that holds `a.png`, 40 x 50 pixels."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Image.fromarray(photo(40, 50)).save("a.png")
+    return folder
+
+
+@pytest.fixture
+def run(here, bundle, capfd):
+    """Runs the command with the toy model; gives exit code and lines on stderr."""
+
+    def run(*arguments, model=bundle):
+        try:
+            code = cli.main([*arguments, "--model", str(model)])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capfd.readouterr()
+        assert out == ""
+        return code, err.splitlines()
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_one_picture(here, bundle, run):
+    assert run("a.png", "-o", "out/big.png", "--seed", "3") == (0, [])
+    expected = Upscaler.from_bundle(bundle).upscale(photo(40, 50), seed=3)
+    np.testing.assert_array_equal(pixels("out/big.png"), expected)
+    assert files(here) == ["a.png", "out/big.png"]
+
+
+def test_a_folder_with_a_bad_picture_goes_on(here, run):
+    (here / "in" / "sub").mkdir(parents=True)
+    for name in ("in/1.jpg", "in/sub/3.webp"):
+        Image.fromarray(photo(20, 30)).save(name)
+    (here / "in" / "2.png").write_bytes(b"hello")
+    (here / "in" / "4.png").touch()
+    code, errors = run("in", "-o", "out")
+    assert code == 1
+    assert errors == [
+        "lpnsr-run: in/2.png is not a picture; convert it to one of BMP, JPEG, PNG, TIFF, WEBP",
+        "lpnsr-run: in/4.png is empty; replace it by a picture",
+        "lpnsr-run: 2 of 4 pictures failed",
+    ]
+    assert files(here / "out") == ["1.png", "sub/3.png"]
+
+
+def test_options_reach_the_model(here, bundle, run):
+    options = ["--tile", "32x64", "--batch", "3", "--overlap", "8", "--threads", "1"]
+    options += ["--deterministic", "--no-color-fix", "--backend", "onnxruntime"]
+    assert run("a.png", "-o", "out", *options) == (0, [])
+    model = Upscaler.from_bundle(bundle, tile=(32, 64), batch=3, overlap=8)
+    expected = model.upscale(photo(40, 50), deterministic=True, color_fix=False)
+    np.testing.assert_array_equal(pixels("out/a.png"), expected)
+
+
+def test_overwrite(here, run):
+    assert run("a.png", "-o", "out")[0] == 0
+    before = (here / "out" / "a.png").read_bytes()
+    code, errors = run("a.png", "-o", "out", "--seed", "1")
+    assert (code, errors) == (
+        2,
+        ["lpnsr-run: out/a.png exists; add --overwrite or choose another output"],
+    )
+    assert (here / "out" / "a.png").read_bytes() == before
+    assert run("a.png", "-o", "out", "--seed", "1", "--overwrite") == (0, [])
+    assert (here / "out" / "a.png").read_bytes() != before
+
+
+def test_what_is_lost_is_said(here, run):
+    alpha = np.full((20, 30, 1), 99, np.uint8)
+    Image.fromarray(np.dstack([photo(20, 30), alpha])).save("t.png")
+    assert run("t.png", "-o", "out") == (0, ["lpnsr-run: warning: t.png: transparency dropped"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: INPUT, -o/--output; see lpnsr-run --help"),
+        (["a.png"], "required: -o/--output"),
+        (["a.png", "-o", "out", "--seed", "-1"], "'-1' is not a whole number, 0 to"),
+        (["a.png", "-o", "out", "--seed", str(2**64)], "is not a whole number, 0 to"),
+        (["a.png", "-o", "out", "--seed", "x"], "'x' is not a whole number"),
+        (["a.png", "-o", "out", "--batch", "0"], "'0' is not a whole number, 1 or more"),
+        (["a.png", "-o", "out", "--tile", "64x"], "'64x' is not a tile such as 64 or 128x64"),
+        (["a.png", "-o", "out", "--tile", "72"], "lpnsr-export --tile 72x72"),
+        (["a.png", "-o", "out", "--batch", "2"], "--batch 2"),
+        (["a.png", "-o", "out", "--overlap", "30"], "choose 0 to 24"),
+        (["a.png", "-o", "out", "--backend", "abacus"], "abacus"),
+        (["a.png", "-o", "out", "--sed", "--nonsense"], "see lpnsr-run --help"),
+        (["b.png", "-o", "out"], "b.png does not exist"),
+        (["empty", "-o", "out"], "empty holds no picture"),
+        (["a.png", "-o", "a.png/out"], "cannot write to a.png"),
+        (["a.png", "-o", "a.png", "--overwrite"], "is the input"),
+        (["bad.png", "-o", "out"], "bad.png is not a picture"),
+    ],
+)
+def test_bad_input_gets_one_line(here, run, arguments, message):
+    (here / "empty").mkdir()
+    (here / "bad.png").write_bytes(b"hello")
+    code, errors = run(*arguments)
+    assert code == 2
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("lpnsr-run: ") and message in errors[0]
+    assert files(here) == ["a.png", "bad.png"] and not (here / "out").exists()
+
+
+def damage_manifest(path):
+    (path / MANIFEST).write_text("{")
+
+
+def damage_graph(path):
+    next(path.glob("*.onnx")).write_bytes(b"")
+
+
+def remove_graph(path):
+    next(path.glob("*.onnx")).unlink()
+
+
+def remove_manifest(path):
+    (path / MANIFEST).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_manifest, "is damaged"),
+        (damage_graph, "does not match its SHA-256"),
+        (remove_graph, "is missing"),
+        (remove_manifest, "is not a bundle"),
+    ],
+)
+def test_a_damaged_bundle_gets_one_line(here, run, own_bundle, damage, message):
+    model = own_bundle()
+    damage(model)
+    code, errors = run("a.png", "-o", "out", model=model)
+    assert code == 2 and len(errors) == 1
+    assert message in errors[0]
+    assert files(here) == ["a.png"]
+
+
+def test_no_engine_gets_one_line(here, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, errors = run("a.png", "-o", "out")
+    assert code == 2 and len(errors) == 1
+    assert 'pip install "lpnsr[cpu]"' in errors[0]
+
+
+def test_values_that_are_not_finite_name_picture_and_tile(here, run):
+    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save("white.png")
+    code, errors = run("white.png", "-o", "out")
+    assert code == 2 and len(errors) == 1
+    assert errors[0].startswith("lpnsr-run: white.png: the model returns NaN or infinity")
+
+
+def test_too_little_memory_names_the_picture(here, run, monkeypatch):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Upscaler, "upscale", exhausted)
+    code, errors = run("a.png", "-o", "out")
+    assert (code, errors) == (
+        2,
+        ["lpnsr-run: a.png: not enough memory; crop or split the picture"],
+    )
+
+
+def test_a_failing_write_ends_the_run(here, run, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, errors = run("a.png", "-o", "out")
+    assert code == 2 and len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert files(here) == ["a.png"]
+
+
+def test_debug_shows_the_traceback(here, run):
+    (here / "bad.png").write_bytes(b"hello")
+    for arguments in (["bad.png", "-o", "out"], ["none.png", "-o", "out"]):
+        code, errors = run(*arguments, "--debug")
+        assert code == 2
+        assert errors[0].startswith("Traceback") or "Traceback (most recent call last):" in errors
+        assert errors[-1].startswith("lpnsr-run: ")
+
+
+def test_an_interrupted_run_says_so(here, run, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Upscaler, "upscale", interrupt)
+    code, errors = run("a.png", "-o", "out")
+    assert (code, errors) == (130, ["lpnsr-run: interrupted; pictures finished so far are kept"])
+
+
+def test_version_and_help(capsys):
+    for option, text in (("--version", "lpnsr-run "), ("--help", "--deterministic")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([option])
+        assert stop.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+def test_as_a_process(here, bundle):
+    command = [sys.executable, "-m", "lpnsr.runtime.cli", "a.png", "-o", "out", "--model"]
+    good = subprocess.run([*command, str(bundle)], capture_output=True, text=True)
+    assert (good.returncode, good.stdout, good.stderr) == (0, "", "")
+    assert pixels("out/a.png").shape == (160, 200, 3)
+    bad = subprocess.run([*command, "none", "--overwrite"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.splitlines() == [
+        "lpnsr-run: none is not a bundle (no manifest.json); make one with lpnsr-export"
+    ]

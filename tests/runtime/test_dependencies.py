@@ -1,0 +1,48 @@
+"""The runtime stands on NumPy, OpenCV, Pillow, tqdm and an engine; nothing of the training side."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lpnsr.runtime
+
+FORBIDDEN = ("torch", "onnx", "lpnsr.models", "lpnsr.export", "lpnsr.benchmarks")
+SOURCES = sorted(Path(lpnsr.runtime.__file__).parent.rglob("*.py"))
+
+
+def imported(source):
+    """Names of all modules that `source` imports anywhere."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_forbidden(module):
+    return any(f"{module}.".startswith(f"{name}.") for name in FORBIDDEN)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_no_file_imports_what_is_forbidden(source):
+    assert [module for module in imported(source) if is_forbidden(module)] == []
+
+
+def test_nothing_forbidden_is_loaded_by_a_run(tmp_path, bundle):
+    script = """
+import sys
+import numpy as np
+import lpnsr.runtime.cli
+assert "onnxruntime" not in sys.modules, "the engine is loaded before it is needed"
+from lpnsr.runtime.upscaler import Upscaler
+Upscaler.from_bundle(sys.argv[1]).upscale(np.zeros((8, 8, 3), np.uint8))
+print(*sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, check=True
+    )
+    assert [module for module in run.stdout.split() if is_forbidden(module)] == []
