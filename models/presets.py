@@ -15,7 +15,7 @@ from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
 
-BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "weights"
+BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "builtin"
 
 
 class PresetError(ValueError):
@@ -28,11 +28,11 @@ class Network:
 
     Attributes:
         build: makes the network with random weights.
-        file: name of its checkpoint file.
+        files: names its checkpoint file goes by, the preferred one first.
     """
 
     build: Callable[[], nn.Module]
-    file: str
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ PRESETS = {
             networks={
                 "pre_upsampler": Network(
                     partial(SwinIR, SwinIRConfig()),
-                    "003_realSR_BSRGAN_DFOWMFC_s64w8_SwinIR-L_x4_GAN.pth",
+                    ("003_realSR_BSRGAN_DFOWMFC_s64w8_SwinIR-L_x4_GAN.pth",),
                 ),
-                "autoencoder": Network(partial(VQCodec, VQConfig()), "autoencoder_vq_f4.pth"),
+                "autoencoder": Network(partial(VQCodec, VQConfig()), ("autoencoder_vq_f4.pth",)),
                 "denoiser": Network(
                     partial(SwinUNet, SwinUNetConfig(in_channels=6, out_channels=3)),
-                    "resshift_realsrx4_s4_v3.pth",
+                    ("resshift_realsrx4_s4_v3.pth",),
                 ),
                 "noise_predictor": Network(
                     partial(SwinUNet, SwinUNetConfig(in_channels=9, out_channels=6)),
-                    "noise_predictor_v2.pth",
+                    ("noise_predictor_v2.pth", "noise_predictor(v2).pth", "noise_predictor.pth"),
                 ),
             },
             latent_channels=3,
@@ -136,20 +136,20 @@ PRESETS = {
             networks={
                 "pre_upsampler": Network(
                     partial(SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)),
-                    "pre_upsampler.safetensors",
+                    ("pre_upsampler.safetensors",),
                 ),
                 "denoiser": Network(
                     partial(SwinUNet, _TINY_UNET(51, 48, channels=48, swin_channels=48)),
-                    "denoiser.safetensors",
+                    ("denoiser.safetensors",),
                 ),
                 "noise_predictor": Network(
                     partial(SwinUNet, _TINY_UNET(99, 96, channels=32, swin_channels=32)),
-                    "noise_predictor.safetensors",
+                    ("noise_predictor.safetensors",),
                 ),
             },
             latent_channels=48,
             multiple=16,
-            weights=BUILTIN_WEIGHTS / "lpnsr-tiny",
+            weights=BUILTIN_WEIGHTS,
         ),
     )
 }

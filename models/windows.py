@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 MASKED = -100.0
 ShiftMask = Callable[[int, int, int, int], Tensor]
+Table = TypeVar("Table")
 
 
-@lru_cache(maxsize=64)
+def tabulated(function: Callable[..., Table]) -> Callable[..., Table]:
+    """Compute a table once per arguments.
+
+    Unlike with `lru_cache`, into which the exporter looks, a table that exists when a network is
+    traced is a constant of the graph.
+    """
+    tables: dict[tuple[int, ...], Table] = {}
+
+    @wraps(function)
+    def lookup(*sizes: int) -> Table:
+        if sizes not in tables:
+            tables[sizes] = function(*sizes)
+        return tables[sizes]
+
+    return lookup
+
+
+@tabulated
 def window_order(height: int, width: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
     """The permutation that sorts row-major tokens into shifted windows, and its inverse.
 
@@ -28,7 +47,7 @@ def window_order(height: int, width: int, window: int, shift: int) -> tuple[Tens
     return order, order.argsort()
 
 
-@lru_cache(maxsize=64)
+@tabulated
 def swin_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """Additive mask that keeps tokens apart which only the cyclic shift made neighbours.
 
@@ -40,7 +59,7 @@ def swin_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     return _mask_between_regions(region.reshape(-1, window * window))
 
 
-@lru_cache(maxsize=64)
+@tabulated
 def resshift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """The mask that the Swin-UNets of ResShift and LPNSR were trained with.
 
@@ -65,7 +84,7 @@ def _axis_region(size: int, window: int, shift: int) -> Tensor:
     return (position >= size - window).long() + (position >= size - shift).long()
 
 
-@lru_cache(maxsize=8)
+@tabulated
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each (query, key) pair of a window: (window⁴,) int64."""
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")

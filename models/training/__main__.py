@@ -68,7 +68,7 @@ def main() -> None:
     for (role, (loss, batch, rate)), iterations in zip(
         stages.items(), args.iterations, strict=True
     ):
-        file = args.out / preset.networks[role].file
+        file = args.out / preset.networks[role].files[0]
         if iterations == 0:
             load_network(module_of(chain, role), file, role)
             continue

@@ -1,0 +1,141 @@
+"""`lpnsr-export`: preset and weights in, bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+from tqdm import tqdm
+
+EXTRA = "pip install 'lpnsr[cpu,export]'"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        import onnx_ir  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        print(f"lpnsr-export: {error.name} is not installed; run: {EXTRA}", file=sys.stderr)
+        return 2
+
+    from lpnsr.export.verify import EngineMissingError, ParityError
+    from lpnsr.models.checkpoints import CheckpointError
+    from lpnsr.models.presets import PresetError
+    from lpnsr.runtime.bundle import BundleError
+
+    try:
+        _export(args)
+    except KeyboardInterrupt:
+        print("lpnsr-export: interrupted, no bundle was written", file=sys.stderr)
+        return 130
+    except (
+        BundleError,
+        CheckpointError,
+        EngineMissingError,
+        ParityError,
+        PresetError,
+        OSError,
+    ) as error:
+        if args.debug:
+            raise
+        print(f"lpnsr-export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lpnsr-export",
+        description="Compile a model to a bundle: one static ONNX graph of the whole chain, "
+        "verified against eager PyTorch.",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--preset", default="lpnsr", help="model (default: %(default)s)")
+    parser.add_argument(
+        "--weights", type=Path, help="folder with the checkpoints under their official names"
+    )
+    for role in ("pre-upsampler", "autoencoder", "denoiser", "noise-predictor"):
+        parser.add_argument(f"--{role}", type=Path, metavar="FILE", help=f"the {role}'s checkpoint")
+    parser.add_argument(
+        "--tile",
+        type=parse_tile,
+        nargs="+",
+        default=[(64, 64)],
+        metavar="SIZE",
+        help="input tile, 64 or 128x64 (height x width); several share their weights file",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="tiles a graph takes at once; several make a graph each (default: 1)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
+    return parser
+
+
+def parse_tile(text: str) -> tuple[int, int]:
+    """(height, width) from `64` or `128x64`.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a tile size like 64 or 128x64")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from lpnsr.export.pack import check_target, pack, stages
+    from lpnsr.models.presets import get_preset
+    from lpnsr.models.weights import find_weights, load_chain
+    from lpnsr.runtime.bundle import BundleError
+
+    preset = get_preset(args.preset)
+    for height, width in args.tile:
+        if height % preset.multiple or width % preset.multiple:
+            raise BundleError(
+                f"tile {height}x{width} does not fit {preset.name}: both sides must be "
+                f"multiples of {preset.multiple}"
+            )
+    check_target(args.output, args.force)
+    given = {role: getattr(args, role, None) for role in preset.networks}
+    files = find_weights(preset, args.weights, given)
+
+    shapes = list(dict.fromkeys(product(args.batch, args.tile)))
+    names = ["load weights", *stages(shapes)]
+    with tqdm(total=len(names), unit="stage", bar_format="{l_bar}{bar}| {n}/{total}") as bar:
+
+        def progress(stage: str) -> None:
+            bar.n = names.index(stage)
+            bar.set_description(stage)
+
+        progress("load weights")
+        chain = load_chain(preset, files)
+        bundle = pack(chain, preset, shapes, args.output, force=args.force, progress=progress)
+        bar.n = len(names)
+        bar.set_description("done")
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    print(f"{bundle.path}: {size / 1e6:.1f} MB")
+    for graph in bundle.manifest.graphs:
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in graph.parity.items())
+        print(f"  {graph.file}: {figures}")

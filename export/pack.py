@@ -1,0 +1,154 @@
+"""From preset and weights to a bundle on disk: trace, unroll, write, verify, rename."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lpnsr.export.trace import STAGES, trace_stage
+from lpnsr.export.unroll import Identity, identity, unroll
+from lpnsr.export.verify import check, measure
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import Preset
+from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest, sha256
+
+WEIGHTS = "weights.bin"
+INLINE_BYTES = 1024
+Shape = tuple[int, tuple[int, int]]
+
+
+def pack(
+    chain: Chain,
+    preset: Preset,
+    shapes: Sequence[Shape],
+    target: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Bundle:
+    """Export a chain to the bundle `target`, which appears whole or not at all.
+
+    Args:
+        chain: networks with their weights.
+        preset: what they are.
+        shapes: (batch, (height, width)) of each graph; all share one weights file.
+        target: folder of the bundle.
+        force: replace a bundle that is there.
+        progress: told the name of each stage when it starts; `stages(shapes)` lists them.
+
+    Raises:
+        BundleError: `target` exists and `force` is not given, or is not a bundle.
+        ParityError: a graph does not agree with the eager chain.
+        OSError: the target cannot be written.
+    """
+    check_target(target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        staging = Path(folder) / "bundle"
+        staging.mkdir()
+        models = _trace_all(chain, preset, shapes, progress)
+        progress("write")
+        _store_weights_once(models, staging)
+        graphs = []
+        for (batch, tile), model in zip(shapes, models, strict=True):
+            name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}.onnx"
+            ir.save(model, staging / name)
+            progress(f"verify {_label(batch, tile)}")
+            parity = measure(
+                chain, preset, staging / name, batch, tile, seed=secrets.randbelow(2**32)
+            )
+            check(parity, preset.tolerance)
+            model.graph.outputs.pop()
+            ir.save(model, staging / name)
+            graphs.append(Graph(name, tile, batch, parity))
+        files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
+        manifest = _manifest(preset, graphs, files)
+        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if target.exists():
+            shutil.move(target, Path(folder) / "replaced")
+        staging.rename(target)
+    return Bundle(target, manifest)
+
+
+def check_target(target: Path, force: bool) -> None:
+    """See that a bundle can be put at `target`.
+
+    Raises:
+        BundleError: it exists and `force` is not given, or it is not a bundle.
+    """
+    if not target.exists():
+        return
+    if not (target / MANIFEST).is_file():
+        raise BundleError(f"{target} exists and is not a bundle; name another folder")
+    if not force:
+        raise BundleError(f"{target} exists; add --force to replace it or name another folder")
+
+
+def stages(shapes: Sequence[Shape]) -> list[str]:
+    """Names of the stages that `pack` goes through, in order."""
+    labels = [_label(*shape) for shape in shapes]
+    traces = [f"trace {stage} {label}" for label in labels for stage in STAGES]
+    return [*traces, "write", *(f"verify {label}" for label in labels)]
+
+
+def _label(batch: int, tile: tuple[int, int]) -> str:
+    return f"{tile[0]}x{tile[1]}, batch {batch}"
+
+
+def _trace_all(
+    chain: Chain, preset: Preset, shapes: Sequence[Shape], progress: Callable[[str], None]
+) -> list[ir.Model]:
+    models = []
+    for batch, tile in shapes:
+        traced = {}
+        for stage in STAGES:
+            progress(f"trace {stage} {_label(batch, tile)}")
+            traced[stage] = trace_stage(chain, preset, stage, batch, tile)
+        models.append(unroll(chain, preset, traced, batch, tile))
+    return models
+
+
+def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
+    """Move the larger initializers to one file, equal ones of all graphs to one place."""
+    users: dict[Identity, list[ir.Value]] = {}
+    for model in models:
+        for value in model.graph.initializers.values():
+            if value.const_value.nbytes > INLINE_BYTES:
+                users.setdefault(identity(value.const_value), []).append(value)
+    # Wider types first: packed densely, every tensor is then aligned to its own type.
+    groups = sorted(users.values(), key=lambda values: -values[0].const_value.dtype.itemsize)
+    external = ir.external_data.convert_tensors_to_external(
+        [values[0].const_value for values in groups], folder, WEIGHTS
+    )
+    for values, tensor in zip(groups, external, strict=True):
+        for value in values:
+            value.const_value = ir.ExternalTensor(
+                tensor.location,
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name,
+                base_dir=tensor.base_dir,
+            )
+
+
+def _manifest(preset: Preset, graphs: Sequence[Graph], files: dict[str, str]) -> Manifest:
+    return Manifest(
+        preset=preset.name,
+        scale=preset.scale,
+        latent_channels=preset.latent_channels,
+        draws=preset.draws,
+        schedule=dataclasses.asdict(preset.schedule),
+        precision=dict.fromkeys(STAGES, "float32"),
+        graphs=tuple(graphs),
+        files=files,
+        versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},
+    )

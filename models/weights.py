@@ -1,0 +1,59 @@
+"""From checkpoint files to the eager chain of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lpnsr.models.chain import Chain
+from lpnsr.models.checkpoints import CheckpointError, load_network
+from lpnsr.models.presets import Preset, module_of
+
+
+def find_weights(
+    preset: Preset, folder: Path | None = None, given: Mapping[str, Path | None] | None = None
+) -> dict[str, Path]:
+    """The checkpoint file of each of a preset's networks.
+
+    Args:
+        preset: whose networks.
+        folder: where to look for the official file names (or the same with `.safetensors`); left
+            out, the weights that come with the package, if the preset has any.
+        given: files named one by one, by role; they go before the folder's.
+
+    Raises:
+        CheckpointError: a file is missing; names the network and what was looked for.
+    """
+    given = given or {}
+    folder = folder or preset.weights
+    return {role: given.get(role) or _find(preset, role, folder) for role in preset.networks}
+
+
+def _find(preset: Preset, role: str, folder: Path | None) -> Path:
+    names = preset.networks[role].files
+    option = f"--{role.replace('_', '-')} FILE"
+    if folder is None:
+        raise CheckpointError(
+            f"{preset.name} needs weights: name their folder with --weights DIR "
+            f"(for the {role}, {names[0]}) or each file, as in {option}"
+        )
+    for name in names:
+        for candidate in (folder / name, (folder / name).with_suffix(".safetensors")):
+            if candidate.is_file():
+                return candidate
+    raise CheckpointError(
+        f"{folder} has no checkpoint of the {role}: put {' or '.join(names)} there, "
+        f"or name the file with {option}"
+    )
+
+
+def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
+    """The preset's chain with the weights of `files` (by role).
+
+    Raises:
+        CheckpointError: a file is missing, unreadable, or of another network.
+    """
+    chain = preset.build()
+    for role, file in files.items():
+        load_network(module_of(chain, role), file, role)
+    return chain
