@@ -62,7 +62,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stages = {
         "pre_upsampler": (_pre_upsampler_loss(chain), 8, 1e-3),
-        "denoiser": (_denoiser_loss(chain), 16, 1e-3),
+        "denoiser": (_denoiser_loss(chain), 8, 1e-3),
         "noise_predictor": (_chain_loss(chain), 6, 5e-4),
     }
     for (role, (loss, batch, rate)), iterations in zip(
