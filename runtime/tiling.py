@@ -52,16 +52,17 @@ class Tile:
         return picture[self.rows.source[:, None], self.columns.source]
 
     def blend(self, upscaled: np.ndarray, output: np.ndarray, scale: int) -> None:
-        """Add this tile's share to `output`, float32 (scale·H, scale·W, C).
+        """Add this tile's share to the rows of the output that the tile reaches.
 
         Args:
             upscaled: the tile upscaled, (scale·h, scale·w, C).
-            output: zeros plus what earlier tiles have added.
+            output: float32 (n, scale·W, C), n at least `len(rows.weight)`, whose first row is row
+                `scale * rows.start` of the whole output: zeros plus what earlier tiles have added.
             scale: factor between the sides of input and output.
         """
         weight = self.rows.weight[:, None] * self.columns.weight
         height, width = weight.shape
-        region = output[self.rows.target(scale), self.columns.target(scale)]
+        region = output[:height, self.columns.target(scale)]
         region += weight[..., None] * upscaled[:height, :width]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lpnsr.runtime import backends, color, noise, tiling
+from lpnsr.runtime import backends, color, noise, rows, tiling
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
 
 _BAND = 128
@@ -91,7 +91,7 @@ class Upscaler:
         or on other pictures.
 
         Args:
-            picture: uint8 (H, W, 3), RGB.
+            picture: uint8 or uint16 (H, W, 3), RGB.
             seed: 0 to 2**64 - 1; another seed gives another, equally plausible picture.
             deterministic: use the mean of the predicted noise in every step. The noise that starts
                 the chain still comes from the seed.
@@ -99,7 +99,7 @@ class Upscaler:
             progress: called before the first batch of tiles and after each.
 
         Returns:
-            uint8 (scale·H, scale·W, 3), RGB.
+            The same type (scale·H, scale·W, 3), RGB.
 
         Raises:
             ValueError: `picture` is not of this type and shape, or the seed is out of range.
@@ -107,22 +107,54 @@ class Upscaler:
             BackendError: the engine fails.
             BundleError: the graph is not what the bundle's manifest says.
         """
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
-        if picture.size == 0:
-            raise ValueError(f"a picture of shape {picture.shape} has no pixels")
+        height, width = picture.shape[:2]
+        scale = self.bundle.manifest.scale
+        result = np.empty((scale * height, scale * width, 3), dtype=picture.dtype)
+        done = 0
+        for band in self.bands(
+            picture,
+            seed=seed,
+            deterministic=deterministic,
+            color_fix=color_fix,
+            progress=progress,
+        ):
+            result[done : done + len(band)] = rows.quantize(band, picture.dtype)
+            done += len(band)
+        return result
+
+    def bands(
+        self,
+        picture: np.ndarray,
+        *,
+        seed: int = 0,
+        deterministic: bool = False,
+        color_fix: bool = True,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Upscale one picture band by band, so that the whole output is never in memory.
+
+        Args and errors are those of `upscale`.
+
+        Yields:
+            float32 (n, scale·W, 3) in [-1, 1]; the bands together are the output, top to bottom.
+        """
+        _check(picture)
         size, scale = picture.shape[:2], self.bundle.manifest.scale
         graph = choose_graph(self._graphs, size)
         self._load(graph)
         tiles = tiling.plan(size, graph.tile, self._overlap, scale)
-        output = np.zeros((scale * size[0], scale * size[1], 3), dtype=np.float32)
-        report = progress or (lambda done, total: None)
-        report(0, len(tiles))
-        for first in range(0, len(tiles), graph.batch):
-            group = tiles[first : first + graph.batch]
-            self._upscale_tiles(group, graph, picture, output, seed, deterministic)
-            report(first + len(group), len(tiles))
-        return _finish(output, picture, scale, color_fix)
+        upscaled = self._upscaled(tiles, graph, picture, seed, deterministic, progress)
+        raw = rows.Rows(_blended(upscaled, size, scale))
+        for top in range(0, size[0], _BAND):
+            bottom = min(top + _BAND, size[0])
+            # The halo makes the band's correction equal to that of the whole picture.
+            halo = color.HALO if color_fix else 0
+            above, below = max(top - halo, 0), min(bottom + halo, size[0])
+            sr = raw.take(above * scale, below * scale)
+            if color_fix:
+                sr = color.correct(sr, _signed(picture[above:below]))
+            band = sr[(top - above) * scale : (bottom - above) * scale]
+            yield np.clip(band, -1.0, 1.0)
 
     def _load(self, graph: Graph) -> None:
         if self._loaded != graph:
@@ -130,27 +162,42 @@ class Upscaler:
             self.backend.load(self.bundle, graph)
             self._loaded = graph
 
-    def _upscale_tiles(
+    def _upscaled(
         self,
         tiles: Sequence[tiling.Tile],
         graph: Graph,
         picture: np.ndarray,
-        output: np.ndarray,
         seed: int,
         deterministic: bool,
-    ) -> None:
-        """Run at most one batch of tiles and blend them into `output`."""
-        filled = [tiles[min(i, len(tiles) - 1)] for i in range(graph.batch)]
-        lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
-        eps = np.stack([self._noise(tile, graph, seed, deterministic) for tile in filled], axis=1)
+        progress: Progress | None,
+    ) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
+        """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
+        report = progress or (lambda done, total: None)
+        report(0, len(tiles))
+        for first in range(0, len(tiles), graph.batch):
+            group = tiles[first : first + graph.batch]
+            filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
+            lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
+            eps = np.stack(
+                [self._noise(tile, graph, seed, deterministic) for tile in filled], axis=1
+            )
+            sr = self._finite(group, lr, eps)
+            report(first + len(group), len(tiles))
+            for tile, upscaled in zip(group, sr, strict=False):  # the rest only filled the batch
+                yield tile, upscaled.transpose(1, 2, 0)
+
+    def _finite(self, tiles: Sequence[tiling.Tile], lr: np.ndarray, eps: np.ndarray) -> np.ndarray:
+        """Run one batch, once more at a higher precision if a value is not finite."""
         sr = self.backend.run(lr, eps)
-        for tile, upscaled in zip(tiles, sr, strict=False):  # the rest only filled the batch
+        if not np.isfinite(sr).all():
+            sr = self.backend.run_precisely(lr, eps)
+        for tile, upscaled in zip(tiles, sr, strict=False):
             if not np.isfinite(upscaled).all():
                 raise UpscaleError(
                     "the model returns NaN or infinity in the tile at row "
                     f"{tile.rows.start}, column {tile.columns.start}; try another model or seed"
                 )
-            tile.blend(upscaled.transpose(1, 2, 0), output, self.bundle.manifest.scale)
+        return sr
 
     def _noise(self, tile: tiling.Tile, graph: Graph, seed: int, deterministic: bool) -> np.ndarray:
         """The tile's window (K, C, h, w) of the picture's noise."""
@@ -197,22 +244,34 @@ def choose_graph(graphs: Sequence[Graph], size: tuple[int, int]) -> Graph:
     return min(holding or graphs, key=rank)
 
 
-def _finish(output: np.ndarray, picture: np.ndarray, scale: int, color_fix: bool) -> np.ndarray:
-    """Correct the colours of the float `output` and round it to 8 bits, band by band."""
-    height = picture.shape[0]
-    result = np.empty(output.shape, dtype=np.uint8)
-    for top in range(0, height, _BAND):
-        bottom = min(top + _BAND, height)
-        # The halo makes the band's correction equal to that of the whole picture.
-        above, below = max(top - color.HALO, 0), min(bottom + color.HALO, height)
-        sr = output[above * scale : below * scale]
-        if color_fix:
-            sr = color.correct(sr, _signed(picture[above:below]))
-        band = sr[(top - above) * scale : (bottom - above) * scale]
-        result[top * scale : bottom * scale] = np.rint((np.clip(band, -1.0, 1.0) + 1.0) * 127.5)
-    return result
+def _check(picture: np.ndarray) -> None:
+    if picture.dtype not in (np.uint8, np.uint16) or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"expected uint8 or uint16 (H, W, 3), got {picture.dtype} {picture.shape}")
+    if picture.size == 0:
+        raise ValueError(f"a picture of shape {picture.shape} has no pixels")
+
+
+def _blended(
+    upscaled: Iterable[tuple[tiling.Tile, np.ndarray]], size: tuple[int, int], scale: int
+) -> Iterator[np.ndarray]:
+    """Blend tiles that come row by row; yields the output's rows once no later tile reaches them.
+
+    Yields:
+        float32 (n, scale·W, 3).
+    """
+    canvas, start = np.zeros((0, scale * size[1], 3), dtype=np.float32), 0
+    for tile, pixels in upscaled:
+        finished = (tile.rows.start - start) * scale
+        if finished or not len(canvas):
+            yield canvas[:finished]
+            fresh = np.zeros((len(tile.rows.weight), *canvas.shape[1:]), dtype=np.float32)
+            fresh[: len(canvas) - finished] = canvas[finished:]
+            canvas, start = fresh, tile.rows.start
+        tile.blend(pixels, canvas, scale)
+    yield canvas
 
 
 def _signed(pixels: np.ndarray) -> np.ndarray:
-    """Map 0..255 to float32 -1..1."""
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+    """Map the range of uint8 or uint16 to float32 -1..1."""
+    half = np.float32(np.iinfo(pixels.dtype).max / 2)
+    return pixels.astype(np.float32) / half - np.float32(1.0)

@@ -27,6 +27,7 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the engine cannot load the graph.
+            MemoryError: the device's or the machine's memory does not suffice.
             BundleError: the graph is not what the bundle's manifest says.
         """
 
@@ -42,6 +43,14 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the engine fails.
+            MemoryError: the device's or the machine's memory does not suffice.
+        """
+
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The same as `run` at the highest precision that the engine has.
+
+        Called when `run` gives values that are not finite. An engine that computes in one
+        precision only runs again.
         """
 
     def describe(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from lpnsr.runtime.backends import BackendError
@@ -53,6 +55,7 @@ class OnnxRuntime:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except self._errors as error:
+            _raise_if_memory(error)
             raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
         found = {value.name: tuple(value.shape) for value in session.get_inputs()}
         found |= {value.name: tuple(value.shape) for value in session.get_outputs()}
@@ -68,11 +71,22 @@ class OnnxRuntime:
         try:
             return self._session.run([sr_name], {lr_name: lr, noise_name: noise})[0]
         except self._errors as error:
+            _raise_if_memory(error)
             raise BackendError(f"ONNX Runtime fails: {error}") from error
+
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The same: the CPU computes in the precision that the graph asks for."""
+        return self.run(lr, noise)
 
     def describe(self) -> str:
         """Name, version and device."""
         return f"ONNX Runtime {self._engine.__version__} on the CPU"
+
+
+def _raise_if_memory(error: Exception) -> None:
+    """ONNX Runtime has no error type of its own for exhausted memory, only these words."""
+    if re.search(r"bad.?alloc|failed to allocate|out of memory", str(error), re.IGNORECASE):
+        raise MemoryError(f"ONNX Runtime: {error}") from error
 
 
 def _shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:

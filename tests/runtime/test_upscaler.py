@@ -85,6 +85,9 @@ class Recorder:
         batch, channels, height, width = lr.shape
         return np.zeros((batch, channels, 4 * height, 4 * width), np.float32)
 
+    def run_precisely(self, lr, noise):
+        return self.run(lr, noise)
+
     def describe(self):
         return "recorder"
 
@@ -147,6 +150,41 @@ def test_values_that_are_not_finite_name_the_tile(bundle):
     picture[5:9, 70:74] = 255  # the toy model divides by zero there
     with pytest.raises(UpscaleError, match=r"row 0, column 48"):
         Upscaler.from_bundle(bundle, tile=(32, 32)).upscale(picture)
+
+
+class Overflowing(Recorder):
+    """Gives infinity in the last tile's corner unless it computes precisely."""
+
+    def run(self, lr, noise):
+        sr = super().run(lr, noise)
+        sr[-1, 0, 0, 0] = np.inf
+        return sr
+
+    def run_precisely(self, lr, noise):
+        return np.full_like(super().run(lr, noise), 0.5)
+
+
+def test_values_that_are_not_finite_are_computed_precisely(bundle):
+    model = Upscaler.from_bundle(bundle)
+    model.backend = Overflowing()
+    assert np.unique(model.upscale(photo(32, 32), color_fix=False)).tolist() == [191]
+
+
+def test_16_bit_pictures_keep_their_depth(calm_bundle):
+    picture = photo(40, 56).astype(np.uint16) * 257 + 31
+    found = Upscaler.from_bundle(calm_bundle, tile=(32, 32)).upscale(picture, color_fix=False)
+    assert found.dtype == np.uint16
+    assert np.abs(found - linear(picture)).max() <= 1
+    assert len(np.unique(found % 257)) == 257
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 32), (150, 40)])
+def test_bands_are_the_picture(bundle, size):
+    model, picture = Upscaler.from_bundle(bundle, tile=(32, 32)), photo(*size)
+    bands = list(model.bands(picture, seed=3))
+    assert all(band.dtype == np.float32 for band in bands)
+    values = (np.concatenate(bands) + 1) * 127.5
+    np.testing.assert_array_equal(np.rint(values), model.upscale(picture, seed=3))
 
 
 @pytest.mark.parametrize(
