@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -66,21 +65,24 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint {file}")
     try:
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if file.suffix == ".safetensors":
+                content = load_file(file)
+            else:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # on a file of another kind, torch's unpickler raises anything
         raise CheckpointError(
-            f"{file} cannot be read as a checkpoint of plain tensors ({reason}); download it again"
+            f"{file} cannot be read as a checkpoint of plain tensors; download it again"
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{file} holds no named tensors; is it a checkpoint?")
-    return {_plain(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return {_plain(str(key)): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _plain(key: str) -> str:
