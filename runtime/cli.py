@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import re
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
+from threading import Event
+from types import FrameType
 
+from PIL import Image
 from tqdm import tqdm
 
-from lpnsr.runtime import backends, images, jobs
+from lpnsr.runtime import jobs, report
+from lpnsr.runtime.arguments import NAME, parser
 from lpnsr.runtime.backends import BackendError
-from lpnsr.runtime.bundle import BUILTIN, BundleError
-from lpnsr.runtime.images import ImageError
-from lpnsr.runtime.jobs import Job, JobError
+from lpnsr.runtime.bundle import BundleError
+from lpnsr.runtime.formats import FORMATS
+from lpnsr.runtime.jobs import Job, JobError, Naming
+from lpnsr.runtime.pipeline import Outcome, Pipeline
+from lpnsr.runtime.recipe import Recipe
 from lpnsr.runtime.tiling import TilingError
-from lpnsr.runtime.upscaler import UpscaleError, Upscaler
+from lpnsr.runtime.upscaler import Upscaler
 
-NAME = "lpnsr-run"
-
-_FATAL = (BackendError, BundleError, JobError, TilingError, OSError)
+_FATAL = (BackendError, BundleError, JobError, TilingError, OSError, MemoryError)
 """Errors that concern the run as a whole, not one picture."""
-
-_PICTURE = (ImageError, UpscaleError, MemoryError)
-"""Errors that concern one picture; the run goes on."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line, without the usage."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,30 +38,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments, by default those of the process.
 
     Returns:
-        Exit code: 0 if all pictures are written, 1 if some are not, 2 if none is or the run cannot
-        start, 130 if interrupted.
+        Exit code: 0 if all pictures are written, 1 if some of several are not, 2 if a single one is
+        not or the run cannot start or go on, 128 plus the signal's number if interrupted.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        planned = jobs.plan(args.inputs, args.output, overwrite=args.overwrite)
-        failed = _run(planned, args)
+        return _run(args)
     except KeyboardInterrupt:
-        _say("interrupted; pictures finished so far are kept")
-        return 130
+        _say("interrupted before the first picture")
+        return 128 + signal.SIGINT
     except _FATAL as error:
-        _report(error, args.debug)
+        _explain(error, args.debug)
         return 2
-    if failed and len(planned) > 1:
-        _say(f"{failed} of {len(planned)} pictures failed")
-    if failed:
-        return 1 if len(planned) > 1 else 2
-    return 0
 
 
-def _run(planned: Sequence[Job], args: argparse.Namespace) -> int:
-    """Upscale all pictures; returns how many failed."""
-    failed = 0
-    with tqdm(planned, desc="loading the model", unit="picture", disable=None) as bar:
+def _run(args: argparse.Namespace) -> int:
+    Image.MAX_IMAGE_PIXELS = args.max_megapixels * 10**6 // 2  # Pillow refuses twice that
+    kind = FORMATS[args.format or _format_of(args.output)]
+    naming = Naming(kind.suffixes, args.suffix, args.pattern)
+    replace = args.overwrite or args.skip_existing
+    planned = jobs.plan(args.inputs, args.output, naming, replace=replace)
+    todo = [job for job in planned if args.overwrite or not job.target.exists()]
+    if len(todo) < len(planned):
+        _say(f"{len(planned) - len(todo)} of {len(planned)} pictures exist and are skipped")
+    outcomes: list[Outcome] = []
+    with (
+        nullcontext() if args.debug else _quiet_decoders(),
+        _bars(len(todo)) as (pictures, tiles),
+        _signals() as (stop, received),
+    ):
         upscaler = Upscaler.from_bundle(
             args.model,
             backend=args.backend,
@@ -76,127 +75,145 @@ def _run(planned: Sequence[Job], args: argparse.Namespace) -> int:
             overlap=args.overlap,
             threads=args.threads,
         )
-        bar.set_description("pictures")
-        for job in bar:
-            try:
-                _upscale(upscaler, job, args)
-            except _PICTURE as error:
-                failed += 1
-                _report(error, args.debug, job)
-    return failed
-
-
-def _upscale(upscaler: Upscaler, job: Job, args: argparse.Namespace) -> None:
-    picture = images.read(job.source)
-    if picture.lost:
-        _say(f"warning: {job.source}: {', '.join(picture.lost)} dropped")
-    with tqdm(desc=job.source.name, unit="tile", leave=False, disable=None) as bar:
-        pixels = upscaler.upscale(
-            picture.pixels,
-            seed=args.seed,
-            deterministic=args.deterministic,
-            color_fix=args.color_fix,
-            progress=partial(_show, bar),
+        pipeline = Pipeline(
+            upscaler, _recipe(args), kind, args.quality, _say, tiles.show, stop=stop
         )
-    images.write(job.target, pixels, picture.profile)
+        try:
+            for outcome in pipeline.run(todo):
+                outcomes.append(outcome)
+                _comment(outcome, args.debug)
+                pictures.update()
+        finally:
+            if args.report:
+                report.write(args.report, _shared(args, upscaler), outcomes)
+    return _close(outcomes, len(todo), received)
 
 
-def _show(bar: tqdm, done: int, total: int) -> None:
-    if bar.total != total:
-        bar.reset(total)
-    bar.update(done - bar.n)
+def _format_of(output: Path) -> str:
+    """The format that the output's name asks for, PNG if it names a folder."""
+    suffix = "" if output.is_dir() else output.suffix.lower()
+    return next((name for name, kind in FORMATS.items() if suffix in kind.suffixes), "png")
 
 
-def _report(error: BaseException, debug: bool, job: Job | None = None) -> None:
+def _recipe(args: argparse.Namespace) -> Recipe:
+    return Recipe(
+        args.seed, args.deterministic, args.color_fix, args.alpha, args.scale, args.max_side
+    )
+
+
+def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
+    return {
+        "seed": args.seed,
+        "model": upscaler.bundle.manifest.preset,
+        "backend": upscaler.backend.describe(),
+    }
+
+
+def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
+    """Say how the run went; returns the exit code."""
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if failed and asked > 1:
+        _say(f"{len(failed)} of {asked} pictures failed:")
+        for outcome in failed:
+            _say(f"  {_message(outcome.error, outcome.job)}")
+    if received and len(outcomes) < asked:
+        _say(
+            f"interrupted after {len(outcomes)} of {asked} pictures; to resume, "
+            "run the same command with --skip-existing"
+        )
+        return 128 + received[0]
+    if len(outcomes) < asked:
+        _say(
+            f"{asked - len(outcomes)} of {asked} pictures were not tried; to go on, "
+            "run the same command with --skip-existing"
+        )
+        return 2
+    if failed:
+        return 1 if asked > 1 else 2
+    return 0
+
+
+@contextmanager
+def _signals() -> Iterator[tuple[Event, list[int]]]:
+    """Let Ctrl-C and SIGTERM end the run in order: sets an event, lists the signals."""
+    stop, received = Event(), []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_decoders() -> Iterator[None]:
+    """Keep libraries written in C, which comment on damaged files, away from stderr."""
+    sys.stderr.flush()
+    before, descriptor = sys.stderr, os.dup(2)
+    with open(os.devnull, "wb") as null, open(os.dup(2), "w", buffering=1) as own:
+        os.dup2(null.fileno(), 2)
+        sys.stderr = own
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+
+
+class _Tiles:
+    """A progress bar over the tiles of the picture in work."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+        self._job: Job | None = None
+
+    def show(self, job: Job, done: int, total: int) -> None:
+        """Show that `done` of `total` tiles are done."""
+        if self._job != job:
+            self._job = job
+            self._bar.set_description(job.source.name, refresh=False)
+            self._bar.reset(total)
+        self._bar.update(done - self._bar.n)
+
+
+@contextmanager
+def _bars(pictures: int) -> Iterator[tuple[tqdm, _Tiles]]:
+    with (
+        tqdm(total=pictures, desc="pictures", unit="picture", disable=None) as outer,
+        tqdm(desc="tiles", unit="tile", leave=False, disable=None) as inner,
+    ):
+        yield outer, _Tiles(inner)
+
+
+def _comment(outcome: Outcome, debug: bool) -> None:
+    """Say what went wrong with a picture or got lost."""
+    if outcome.cause:
+        _explain(outcome.cause, debug, outcome)
+    elif outcome.lost:
+        _say(f"warning: {outcome.job.source}: {', '.join(outcome.lost)} dropped")
+
+
+def _explain(error: BaseException, debug: bool, outcome: Outcome | None = None) -> None:
     """Say in one line what is wrong; with `debug` also where."""
     if debug:
         tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr, end="")
-    message = str(error)
-    if isinstance(error, MemoryError):
-        message = "not enough memory; crop or split the picture"
-    if job and str(job.source) not in message:
-        message = f"{job.source}: {message}"
-    _say(message)
+    _say(_message(outcome.error, outcome.job) if outcome else str(error) or "not enough memory")
+
+
+def _message(error: str, job: Job) -> str:
+    """The error in one line that names the picture."""
+    return error if str(job.source) in error else f"{job.source}: {error}"
 
 
 def _say(message: str) -> None:
-    tqdm.write(f"{NAME}: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=NAME, description="Make pictures four times as large with LPNSR super-resolution."
-    )
-    add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help="picture, or folder of pictures")
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or one .png file")
-    add("--overwrite", action="store_true", help="replace output files that exist")
-    add(
-        "--model",
-        type=Path,
-        default=BUILTIN,
-        metavar="BUNDLE",
-        help="folder made by lpnsr-export (default: the built-in model)",
-    )
-    add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
-    add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
-    add("--tile", type=_tile, metavar="HxW", help="tile of the model in input pixels, e.g. 128x64")
-    add(
-        "--overlap",
-        type=_count,
-        default=16,
-        metavar="PIXELS",
-        help="least overlap of tiles in input pixels (default: 16)",
-    )
-    add("--batch", type=_positive, metavar="N", help="tiles to run at once")
-    add("--backend", choices=backends.NAMES, default="auto", help="inference engine")
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
-    add(
-        "--no-color-fix",
-        dest="color_fix",
-        action="store_false",
-        help="keep the model's large-scale colors instead of the input's",
-    )
-    add("--debug", action="store_true", help="show where an error comes from")
-    add("--version", action="version", version=f"%(prog)s {_version()}")
-    return parser
-
-
-def _version() -> str:
-    try:
-        return version("lpnsr")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-def _tile(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tile such as 64 or 128x64")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _seed(text: str) -> int:
-    return _integer(text, 0, 2**64 - 1)
-
-
-def _count(text: str) -> int:
-    return _integer(text, 0, None)
-
-
-def _positive(text: str) -> int:
-    return _integer(text, 1, None)
-
-
-def _integer(text: str, least: int, most: int | None) -> int:
-    limit = f"{least} or more" if most is None else f"{least} to {most}"
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least or (most is not None and value > most):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {limit}")
-    return value
+    indent = message[: len(message) - len(message.lstrip())]
+    tqdm.write(f"{NAME}: {indent}{' '.join(message.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain, count
 from pathlib import Path
 
 from lpnsr.runtime.images import SUFFIXES
@@ -21,74 +23,99 @@ class Job:
 
     Attributes:
         source: the file to read.
-        target: the PNG file to write.
+        target: the file to write.
     """
 
     source: Path
     target: Path
 
 
-def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False) -> list[Job]:
+@dataclass(frozen=True)
+class Naming:
+    """How pictures are found and their outputs called.
+
+    Attributes:
+        suffixes: of the output format; the first is given to files in an output folder.
+        mark: put behind the name, before the suffix.
+        pattern: what a file's name must look like to be taken from a folder, such as "*.jpg";
+            case does not matter.
+    """
+
+    suffixes: tuple[str, ...] = (".png",)
+    mark: str = ""
+    pattern: str = "*"
+
+
+def plan(
+    inputs: Sequence[Path], output: Path, naming: Naming | None = None, *, replace: bool = False
+) -> list[Job]:
     """Pair every input picture with its output file.
 
-    A single input file and an output called `*.png`, which is not a folder, are such a pair.
-    Otherwise `output` is a folder. `photo.jpg` becomes `photo.png` in it; pictures found in a
-    folder, at any depth and with one of `SUFFIXES`, keep their places relative to it. If some would
-    get the same name, these keep their suffixes in it: `photo_jpg.png`, `photo_webp.png`. Symbolic
-    links and hidden files in folders are left out, and so is `output` if it lies in one.
+    A single input file and an output with one of the format's suffixes, which is not a folder, are
+    such a pair. Otherwise `output` is a folder. `photo.jpg` becomes `photo.png` in it; pictures
+    found in a folder, at any depth and with one of `SUFFIXES`, keep their places relative to it. If
+    some would get the same name, these keep their suffixes in it: `photo_jpg.png`,
+    `photo_webp.png`; what is taken even then is numbered in the order of the inputs:
+    `photo_jpg_2.png`. Symbolic links and hidden files in folders are left out, and so is `output`
+    if it lies in one; if it is one, then files whose names end with the mark are left out.
 
     Args:
         inputs: files and folders.
         output: file or folder.
-        overwrite: whether output files may exist already.
+        naming: how to find and to call files, by default all pictures as PNG.
+        replace: whether output files may exist already.
 
     Returns:
         The jobs, a folder's in the order of their names. Nothing has been made or written.
 
     Raises:
-        JobError: an input is missing, a folder holds no picture, names clash, the output is
-            unwritable, exists already, or is one of the inputs.
+        JobError: an input is missing, a folder holds no picture, the output is unwritable, exists
+            already, or is one of the inputs.
         OSError: a folder cannot be read.
     """
+    naming = naming or Naming()
     for path in inputs:
         if not path.exists():
             raise JobError(f"{path} does not exist; name a picture or a folder of pictures")
-    is_file = _is_file(inputs, output)
-    if is_file:
+    if _is_file(inputs, output, naming):
         jobs = [Job(inputs[0], output)]
     else:
-        sources = [found for path in inputs for found in _pictures(path, output)]
-        jobs = _named(list(dict.fromkeys(sources)), output)
+        sources = [found for path in inputs for found in _pictures(path, output, naming)]
+        jobs = _named(list(dict.fromkeys(sources)), output, naming)
     _refuse_writing_over_inputs(jobs)
     _refuse_unwritable(jobs)
     existing = [job.target for job in jobs if job.target.exists()]
-    if existing and not overwrite:
+    if existing and not replace:
         more = f" and {len(existing) - 1} more exist" if len(existing) > 1 else " exists"
-        raise JobError(f"{existing[0]}{more}; add --overwrite or choose another output")
+        raise JobError(
+            f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
+        )
     return jobs
 
 
-def _is_file(inputs: Sequence[Path], output: Path) -> bool:
+def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
     """Whether `output` is the file for a single picture, not a folder."""
     if output.is_dir():
         return False
     suffix = output.suffix.lower()
-    if len(inputs) == 1 and inputs[0].is_file() and suffix == ".png":
+    single = len(inputs) == 1 and inputs[0].is_file()
+    if single and suffix in naming.suffixes:
         return True
     if suffix in SUFFIXES:
-        rule = "only PNG files are written" if suffix != ".png" else "there can be several pictures"
+        rule = f"the format's is {naming.suffixes[0]}" if single else "there can be several"
         raise JobError(f"{output} cannot be the output: {rule}; choose a folder")
     if output.exists():
         raise JobError(f"{output} exists and is not a folder; choose another output")
     return False
 
 
-def _pictures(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+def _pictures(path: Path, output: Path, naming: Naming) -> Iterator[tuple[Path, Path]]:
     """Each picture in a file or folder, and its path relative to that."""
     if not path.is_dir():
         yield path, Path(path.name)
         return
     found = False
+    mark = naming.mark if path.resolve() == output.resolve() else ""
     for folder, names, files in os.walk(path, onerror=_raise):
         here = Path(folder)
         names[:] = sorted(
@@ -98,32 +125,36 @@ def _pictures(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         )
         for name in sorted(files):
             file = here / name
-            hidden = name.startswith(".") or file.is_symlink()
-            if not hidden and file.suffix.lower() in SUFFIXES:
+            wanted = fnmatchcase(name.lower(), naming.pattern.lower()) and not (
+                name.startswith(".") or file.is_symlink() or (mark and file.stem.endswith(mark))
+            )
+            if wanted and file.suffix.lower() in SUFFIXES:
                 found = True
                 yield file, file.relative_to(path)
     if not found:
-        raise JobError(f"{path} holds no picture ({', '.join(SUFFIXES)})")
+        called = "" if naming.pattern == "*" else f" called {naming.pattern}"
+        raise JobError(f"{path} holds no picture{called} ({', '.join(SUFFIXES)})")
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _named(sources: Sequence[tuple[Path, Path]], output: Path) -> list[Job]:
+def _named(sources: Sequence[tuple[Path, Path]], output: Path, naming: Naming) -> list[Job]:
     """Give each (file, relative path) its output file."""
-    short = [relative.with_name(relative.stem + ".png") for _, relative in sources]
-    counts = Counter(short)
+    shared = Counter(relative.with_suffix("") for _, relative in sources)
     jobs: dict[Path, Job] = {}
-    for (source, relative), name in zip(sources, short, strict=True):
-        if counts[name] > 1:
-            name = relative.with_name(f"{relative.stem}_{relative.suffix[1:]}.png")
-        if name in jobs:
-            raise JobError(
-                f"{jobs[name].source} and {source} would both become {output / name}; "
-                "upscale them in separate runs"
-            )
-        jobs[name] = Job(source, output / name)
+    for source, relative in sources:
+        stem = relative.stem
+        if shared[relative.with_suffix("")] > 1:
+            stem = f"{stem}_{relative.suffix[1:]}"
+        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        targets = (
+            output / relative.with_name(f"{name}{naming.mark}{naming.suffixes[0]}")
+            for name in names
+        )
+        target = next(target for target in targets if target not in jobs)
+        jobs[target] = Job(source, target)
     return list(jobs.values())
 
 

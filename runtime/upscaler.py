@@ -11,7 +11,10 @@ from lpnsr.runtime import backends, color, noise, rows, tiling
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
 
 _BAND = 128
-"""Input rows that are colour-corrected at once, to keep the memory for it small."""
+"""Most input rows that are colour-corrected at once, to keep the memory for it small."""
+
+_COPIES, _CORRECTION = 4, 6
+"""Output rows held at once, in heights of a tile and of a colour-corrected band."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of tiles in all."""
@@ -43,7 +46,7 @@ class Upscaler:
         self.backend = backend
         self._graphs = graphs
         self._overlap = overlap
-        self._loaded: Graph | None = None
+        self._graph = self._loaded = None
 
     @classmethod
     def from_bundle(
@@ -106,6 +109,7 @@ class Upscaler:
             UpscaleError: the model returns values that are not finite.
             BackendError: the engine fails.
             BundleError: the graph is not what the bundle's manifest says.
+            MemoryError: memory does not suffice; `shrink` may help.
         """
         height, width = picture.shape[:2]
         scale = self.bundle.manifest.scale
@@ -141,12 +145,14 @@ class Upscaler:
         _check(picture)
         size, scale = picture.shape[:2], self.bundle.manifest.scale
         graph = choose_graph(self._graphs, size)
+        self._graph = graph
         self._load(graph)
         tiles = tiling.plan(size, graph.tile, self._overlap, scale)
         upscaled = self._upscaled(tiles, graph, picture, seed, deterministic, progress)
         raw = rows.Rows(_blended(upscaled, size, scale))
-        for top in range(0, size[0], _BAND):
-            bottom = min(top + _BAND, size[0])
+        step = _step(size[1])
+        for top in range(0, size[0], step):
+            bottom = min(top + step, size[0])
             # The halo makes the band's correction equal to that of the whole picture.
             halo = color.HALO if color_fix else 0
             above, below = max(top - halo, 0), min(bottom + halo, size[0])
@@ -155,6 +161,43 @@ class Upscaler:
                 sr = color.correct(sr, _signed(picture[above:below]))
             band = sr[(top - above) * scale : (bottom - above) * scale]
             yield np.clip(band, -1.0, 1.0)
+
+    def memory(self, size: tuple[int, int]) -> int:
+        """Bytes that `bands` needs at its peak for a picture of this (height, width)."""
+        graph, scale = choose_graph(self._graphs, size), self.bundle.manifest.scale
+        corrected = min(size[0], _step(size[1]) + 2 * color.HALO)
+        held = _COPIES * graph.tile[0] + _CORRECTION * corrected
+        return held * scale * scale * size[1] * 3 * 4
+
+    def shrink(self) -> str:
+        """After memory has run out: use a smaller batch from now on, or else a smaller tile.
+
+        Returns:
+            What is used now.
+
+        Raises:
+            MemoryError: the bundle has nothing smaller.
+        """
+        used = self._graph
+        smaller = [
+            graph for graph in self.bundle.manifest.graphs if used and self._is_half(graph, used)
+        ]
+        if not smaller:
+            raise MemoryError("not enough memory; crop or split the picture")
+        largest = {graph.tile: graph for graph in sorted(smaller, key=lambda graph: graph.batch)}
+        self._graphs = list(largest.values())
+        self._loaded = None
+        following = max(self._graphs, key=lambda graph: graph.tile[0] * graph.tile[1])
+        return (
+            f"memory has run out with tile {_name(used)}; "
+            f"going on with at most tile {_name(following)}"
+        )
+
+    def _is_half(self, graph: Graph, used: Graph) -> bool:
+        """Whether `graph` takes at most half of the pixels of `used` at once."""
+        fits = self._overlap <= min(graph.tile) - tiling.ALIGNMENT
+        inside = all(side <= limit for side, limit in zip(graph.tile, used.tile, strict=True))
+        return fits and inside and 2 * _pixels(graph) <= _pixels(used)
 
     def _load(self, graph: Graph) -> None:
         if self._loaded != graph:
@@ -208,6 +251,20 @@ class Upscaler:
             seed, draws, manifest.latent_channels, tile.rows.start, tile.columns.start, *graph.tile
         )
         return out
+
+
+def _step(width: int) -> int:
+    """Input rows that are colour-corrected at once; fewer where they are long."""
+    return max(_BAND // 4, min(_BAND, 2**18 // width))
+
+
+def _pixels(graph: Graph) -> int:
+    """Input pixels that a graph takes at once."""
+    return graph.batch * graph.tile[0] * graph.tile[1]
+
+
+def _name(graph: Graph) -> str:
+    return f"{graph.tile[0]}x{graph.tile[1]} batch {graph.batch}"
 
 
 def matching(

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from lpnsr.runtime import cli
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
 from lpnsr.runtime.bundle import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
@@ -65,7 +66,9 @@ def test_a_folder_with_a_bad_picture_goes_on(here, run):
     assert errors == [
         "lpnsr-run: in/2.png is not a picture; convert it to one of BMP, JPEG, PNG, TIFF, WEBP",
         "lpnsr-run: in/4.png is empty; replace it by a picture",
-        "lpnsr-run: 2 of 4 pictures failed",
+        "lpnsr-run: 2 of 4 pictures failed:",
+        "lpnsr-run:   in/2.png is not a picture; convert it to one of BMP, JPEG, PNG, TIFF, WEBP",
+        "lpnsr-run:   in/4.png is empty; replace it by a picture",
     ]
     assert files(here / "out") == ["1.png", "sub/3.png"]
 
@@ -85,7 +88,10 @@ def test_overwrite(here, run):
     code, errors = run("a.png", "-o", "out", "--seed", "1")
     assert (code, errors) == (
         2,
-        ["lpnsr-run: out/a.png exists; add --overwrite or choose another output"],
+        [
+            "lpnsr-run: out/a.png exists; "
+            "add --skip-existing or --overwrite, or choose another output"
+        ],
     )
     assert (here / "out" / "a.png").read_bytes() == before
     assert run("a.png", "-o", "out", "--seed", "1", "--overwrite") == (0, [])
@@ -95,7 +101,8 @@ def test_overwrite(here, run):
 def test_what_is_lost_is_said(here, run):
     alpha = np.full((20, 30, 1), 99, np.uint8)
     Image.fromarray(np.dstack([photo(20, 30), alpha])).save("t.png")
-    assert run("t.png", "-o", "out") == (0, ["lpnsr-run: warning: t.png: transparency dropped"])
+    said = "lpnsr-run: warning: t.png: transparency dropped"
+    assert run("t.png", "-o", "out", "--format", "jpeg") == (0, [said])
 
 
 @pytest.mark.parametrize(
@@ -178,19 +185,54 @@ def test_values_that_are_not_finite_name_picture_and_tile(here, run):
     assert errors[0].startswith("lpnsr-run: white.png: the model returns NaN or infinity")
 
 
+def scarce(monkeypatch, pixels):
+    """Let the engine run out of memory with more input pixels than this at once."""
+    run, sizes = OnnxRuntime.run, []
+
+    def exhausted(self, lr, noise):
+        sizes.append(lr.shape)
+        if lr.shape[0] * lr.shape[2] * lr.shape[3] > pixels:
+            raise MemoryError
+        return run(self, lr, noise)
+
+    monkeypatch.setattr(OnnxRuntime, "run", exhausted)
+    return sizes
+
+
 def test_too_little_memory_names_the_picture(here, run, monkeypatch):
-    def exhausted(*_, **__):
-        raise MemoryError
+    scarce(monkeypatch, 0)
+    code, errors = run("a.png", "-o", "out", "--tile", "32x32", "--batch", "3")
+    assert code == 2
+    assert errors == [
+        "lpnsr-run: memory has run out with tile 32x32 batch 3; "
+        "going on with at most tile 32x32 batch 1",
+        "lpnsr-run: a.png: not enough memory; crop or split the picture",
+    ]
+    assert files(here) == ["a.png"]
 
-    monkeypatch.setattr(Upscaler, "upscale", exhausted)
-    code, errors = run("a.png", "-o", "out")
-    assert (code, errors) == (
-        2,
-        ["lpnsr-run: a.png: not enough memory; crop or split the picture"],
-    )
+
+def test_with_little_memory_batch_then_tile_shrink_and_are_said_once(
+    here, run, bundle, monkeypatch
+):
+    for name in ("b.png", "c.png"):
+        Image.fromarray(photo(70, 90)).save(name)
+    sizes = scarce(monkeypatch, 2500)
+    code, errors = run("b.png", "c.png", "-o", "out", "--tile", "64", "--batch", "3")
+    assert code == 0
+    assert errors == [
+        "lpnsr-run: memory has run out with tile 64x64 batch 3; "
+        "going on with at most tile 64x64 batch 1",
+        "lpnsr-run: memory has run out with tile 64x64 batch 1; "
+        "going on with at most tile 32x64 batch 1",
+    ]
+    assert [shape for shape in sizes if shape[2] == 64] == [(3, 3, 64, 64), (1, 3, 64, 64)]
+    expected = Upscaler.from_bundle(bundle, tile=(32, 64)).upscale(photo(70, 90))
+    for name in ("b.png", "c.png"):
+        np.testing.assert_array_equal(pixels(here / "out" / name), expected)
+    assert files(here / "out") == ["b.png", "c.png"]
 
 
-def test_a_failing_write_ends_the_run(here, run, monkeypatch):
+def test_a_failing_write_is_one_line(here, run, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
@@ -208,15 +250,6 @@ def test_debug_shows_the_traceback(here, run):
         assert code == 2
         assert errors[0].startswith("Traceback") or "Traceback (most recent call last):" in errors
         assert errors[-1].startswith("lpnsr-run: ")
-
-
-def test_an_interrupted_run_says_so(here, run, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Upscaler, "upscale", interrupt)
-    code, errors = run("a.png", "-o", "out")
-    assert (code, errors) == (130, ["lpnsr-run: interrupted; pictures finished so far are kept"])
 
 
 def test_version_and_help(capsys):

@@ -1,10 +1,15 @@
+import contextlib
 import os
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lpnsr.runtime import jobs
-from lpnsr.runtime.jobs import Job, JobError
+from lpnsr.runtime.jobs import Job, JobError, Naming
 
 
 @pytest.fixture
@@ -21,8 +26,9 @@ def touch(*names):
         path.touch()
 
 
-def plan(*inputs, out="out", **options):
-    planned = jobs.plan([Path(name) for name in inputs], Path(out), **options)
+def plan(*inputs, out="out", replace=False, **naming):
+    paths = [Path(name) for name in inputs]
+    planned = jobs.plan(paths, Path(out), Naming(**naming), replace=replace)
     return [(job.source.as_posix(), job.target.as_posix()) for job in planned]
 
 
@@ -78,13 +84,69 @@ def test_equal_names_keep_their_suffixes(here):
     ]
 
 
-def test_names_that_still_clash_are_refused(here):
+def test_names_that_still_clash_are_numbered(here):
     touch("x/a.jpg", "y/a.jpg")
-    with pytest.raises(JobError, match=r"x/a.jpg and y/a.jpg would both become out/a_jpg.png"):
-        plan("x/a.jpg", "y/a.jpg")
+    assert plan("x/a.jpg", "y/a.jpg") == [
+        ("x/a.jpg", "out/a_jpg.png"),
+        ("y/a.jpg", "out/a_jpg_2.png"),
+    ]
     touch("in/a.jpg", "in/a.png", "in/a_jpg.webp")
-    with pytest.raises(JobError, match="separate runs"):
-        plan("in")
+    assert [target for _, target in plan("in")] == [
+        "out/a_jpg.png",
+        "out/a_png.png",
+        "out/a_jpg_2.png",
+    ]
+
+
+def test_outputs_follow_format_and_mark(here):
+    touch("in/a.b.jpg", "in/c.png")
+    assert plan("in", suffixes=(".tif", ".tiff"), mark="_x4") == [
+        ("in/a.b.jpg", "out/a.b_x4.tif"),
+        ("in/c.png", "out/c_x4.tif"),
+    ]
+    assert plan("in/c.png", out="big.TIFF", suffixes=(".tif", ".tiff"), mark="_x4") == [
+        ("in/c.png", "big.TIFF")
+    ]
+
+
+def test_a_pattern_chooses_from_folders(here):
+    touch("in/IMG_1.JPG", "in/sub/img_2.jpg", "in/img_3.png", "other.png")
+    assert [source for source, _ in plan("in", "other.png", pattern="img_*.jpg")] == [
+        "in/IMG_1.JPG",
+        "in/sub/img_2.jpg",
+        "other.png",
+    ]
+    with pytest.raises(JobError, match=r"in holds no picture called x\* \("):
+        plan("in", pattern="x*")
+
+
+def test_outputs_beside_the_inputs_are_not_upscaled_again(here):
+    touch("in/a.png", "in/sub/b.jpg", "in/a_x4.png")
+    expected = [("in/a.png", "in/a_x4.png"), ("in/sub/b.jpg", "in/sub/b_x4.png")]
+    assert plan("in", out="in", mark="_x4", replace=True) == expected
+    assert len(plan("in", out="out", mark="_x4")) == 3
+
+
+names = st.text("ab_.2", min_size=1, max_size=4).filter(lambda name: not name.startswith("."))
+suffixes = st.sampled_from([".jpg", ".png", ".JPG", ".webp"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.sampled_from(["", "s/"]), names, suffixes), min_size=1), st.booleans())
+def test_every_picture_gets_a_name_of_its_own(files, marked):
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        touch(*("in/" + "".join(parts) for parts in files))
+        planned = plan("in", mark="_x" if marked else "")
+        assert planned == plan("in", mark="_x" if marked else "")
+        assert len({target for _, target in planned}) == len(planned) == len(files)
+        stems = Counter(str(Path(source).with_suffix("")) for source, _ in planned)
+        for source, target in planned:
+            assert Path(target).parent == Path("out", *Path(source).parts[1:-1])
+            stem = Path(source).stem
+            assert Path(target).name.startswith(stem)
+            taken = [other for other, _ in planned if Path(other).stem.startswith(stem)]
+            if stems[str(Path(source).with_suffix(""))] == 1 and len(taken) == 1:
+                assert Path(target).name == stem + ("_x" if marked else "") + ".png"
 
 
 def test_the_same_input_twice_is_one_job(here):
@@ -92,23 +154,23 @@ def test_the_same_input_twice_is_one_job(here):
     assert plan("a.jpg", "./a.jpg") == [("a.jpg", "out/a.png")]
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_input_is_never_overwritten(here, overwrite):
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_input_is_never_overwritten(here, replace):
     touch("a.png", "in/b.png")
     os.link("a.png", "link.png")
     for source, out in (("a.png", "."), ("a.png", "a.png"), ("a.png", "link.png"), ("in", "in")):
         with pytest.raises(JobError, match="is the input"):
-            plan(source, out=out, overwrite=overwrite)
+            plan(source, out=out, replace=replace)
 
 
 def test_existing_outputs_need_overwrite(here):
     touch("in/a.jpg", "in/b.jpg", "out/a.png")
-    with pytest.raises(JobError, match=r"^out/a.png exists; add --overwrite"):
+    with pytest.raises(JobError, match=r"^out/a.png exists; add --skip-existing or --overwrite"):
         plan("in")
     touch("out/b.png")
-    with pytest.raises(JobError, match=r"^out/a.png and 1 more exist; add --overwrite"):
+    with pytest.raises(JobError, match=r"^out/a.png and 1 more exist; add --skip"):
         plan("in")
-    assert len(plan("in", overwrite=True)) == 2
+    assert len(plan("in", replace=True)) == 2
 
 
 def test_missing_inputs_and_empty_folders_are_refused(here):
@@ -121,9 +183,9 @@ def test_missing_inputs_and_empty_folders_are_refused(here):
 
 def test_outputs_that_cannot_be_are_refused(here):
     touch("a.jpg", "b.jpg", "file")
-    with pytest.raises(JobError, match=r"only PNG files are written"):
+    with pytest.raises(JobError, match=r"big.jpg cannot be the output: the format's is .png"):
         plan("a.jpg", out="big.jpg")
-    with pytest.raises(JobError, match=r"there can be several pictures"):
+    with pytest.raises(JobError, match=r"there can be several"):
         plan("a.jpg", "b.jpg", out="big.png")
     with pytest.raises(JobError, match=r"file exists and is not a folder"):
         plan("a.jpg", out="file")
@@ -131,7 +193,7 @@ def test_outputs_that_cannot_be_are_refused(here):
         plan("a.jpg", out="file/out")
     touch("out/a.png/x")
     with pytest.raises(JobError, match=r"out/a.png is a folder"):
-        plan("a.jpg", overwrite=True)
+        plan("a.jpg", replace=True)
 
 
 def test_an_unwritable_folder_is_refused(here, monkeypatch):

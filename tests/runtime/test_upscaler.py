@@ -175,7 +175,7 @@ def test_16_bit_pictures_keep_their_depth(calm_bundle):
     found = Upscaler.from_bundle(calm_bundle, tile=(32, 32)).upscale(picture, color_fix=False)
     assert found.dtype == np.uint16
     assert np.abs(found - linear(picture)).max() <= 1
-    assert len(np.unique(found % 257)) == 257
+    assert len(np.unique(found)) > 2000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 32), (150, 40)])

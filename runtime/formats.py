@@ -1,0 +1,269 @@
+"""Writes pictures band by band, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from lpnsr.runtime.bundle import sha256
+from lpnsr.runtime.images import ImageError
+from lpnsr.runtime.metadata import Metadata
+from lpnsr.runtime.rows import regroup
+
+_LEVEL = 3
+"""Effort of zlib: higher ones take longer and gain nothing on photographs."""
+
+_TIFF_LIMIT = 2**32 - 2**24
+"""Bytes of samples that a TIFF file holds besides its tags."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The picture to write.
+
+    Attributes:
+        size: (height, width).
+        channels: 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha.
+        dtype: uint8 or uint16.
+        metadata: what goes along.
+        quality: 1 to 100, for lossy formats.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype
+    metadata: Metadata
+    quality: int
+
+
+Bands = Iterable[np.ndarray]
+"""A picture as arrays (n, W, C) of its layout's type, top to bottom."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file format can hold.
+
+    Attributes:
+        suffixes: of its files; the first one is given to new files.
+        deep: whether it holds 16-bit samples.
+        alpha: whether it holds transparency.
+        grey: whether it holds grey pictures; else they become RGB.
+        exif: most bytes of EXIF.
+        streams: whether it is written band by band, not from the whole picture in memory.
+        side: most pixels a side.
+        write: writes a picture to a stream.
+    """
+
+    suffixes: tuple[str, ...]
+    deep: bool
+    alpha: bool
+    grey: bool
+    exif: int
+    streams: bool
+    side: int
+    write: Callable[[BinaryIO, Bands, Layout], None]
+
+    def adapt(self, layout: Layout) -> tuple[Layout, list[str]]:
+        """The layout as far as the format can hold it, and the names of what is lost."""
+        lost, details = [], layout.metadata
+        if layout.dtype == np.uint16 and not self.deep:
+            layout = replace(layout, dtype=np.dtype(np.uint8))
+            lost.append("16-bit depth")
+        if layout.channels in (2, 4) and not self.alpha:
+            layout = replace(layout, channels=layout.channels - 1)
+            lost.append("transparency")
+        if details.profile and layout.channels < 3 and not self.grey:
+            details = replace(details, profile=None)
+            lost.append("color profile")
+        if details.exif and len(details.tags(layout.size).tobytes()) > self.exif:
+            details = replace(details, exif=None)
+            lost.append("EXIF")
+        return replace(layout, metadata=details), lost
+
+    def check(self, size: tuple[int, int], channels: int, bits: int) -> None:
+        """Refuse a picture that is too large for the format.
+
+        Raises:
+            ImageError: it has too many pixels a side or too many bytes.
+        """
+        name = self.suffixes[0][1:].upper()
+        if max(size) > self.side:
+            raise ImageError(
+                f"the output would have {size[1]}x{size[0]} pixels, {name} holds {self.side} "
+                "a side; choose --format png or a lower --scale"
+            )
+        if self is FORMATS["tiff"] and size[0] * size[1] * channels * bits // 8 > _TIFF_LIMIT:
+            raise ImageError(
+                f"the output would have {size[1]}x{size[0]} pixels, over 4 GB; choose --format png"
+            )
+
+
+def write(path: Path, kind: Format, bands: Bands, layout: Layout) -> str:
+    """Write a picture; makes missing folders.
+
+    The file appears under its name when it is complete; on failure nothing is left behind.
+
+    Returns:
+        The file's hexadecimal SHA-256.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as stream:
+        kind.write(stream, bands, layout)
+    return sha256(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content becomes the file at `path` at the end, unless an error occurs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{secrets.token_hex(8)}.lpnsr-partial"
+    try:
+        with partial.open("x+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_png(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
+    def chunk(kind: bytes, content: bytes) -> None:
+        stream.write(struct.pack(">I", len(content)) + kind + content)
+        stream.write(struct.pack(">I", zlib.crc32(kind + content)))
+
+    (height, width), details = layout.size, layout.metadata
+    stream.write(b"\x89PNG\r\n\x1a\n")
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[layout.channels]
+    bits = 8 * layout.dtype.itemsize
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
+    if details.profile:
+        chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(details.profile))
+    if details.dpi:
+        across, down = (round(dpi / 0.0254) for dpi in details.dpi)
+        chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+    if tags := details.tags(layout.size):
+        chunk(b"eXIf", tags.tobytes().removeprefix(b"Exif\0\0"))
+    packer = zlib.compressobj(_LEVEL)
+    above = np.zeros(width * layout.channels * layout.dtype.itemsize, dtype=np.uint8)
+    for band in bands:
+        samples = band.astype(band.dtype.newbyteorder(">")).view(np.uint8).reshape(len(band), -1)
+        filtered = np.full((len(band), 1 + len(above)), 2, dtype=np.uint8)  # 2: minus the row above
+        filtered[0, 1:] = samples[0] - above
+        filtered[1:, 1:] = samples[1:] - samples[:-1]
+        above = samples[-1]
+        if packed := packer.compress(filtered):
+            chunk(b"IDAT", packed)
+    chunk(b"IDAT", packer.flush())
+    chunk(b"IEND", b"")
+
+
+def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
+    """Tiles as wide as the picture, deflated; the directory that finds them stands last."""
+    (height, width), channels, details = layout.size, layout.channels, layout.metadata
+    padding, rows = -width % 16, 16 * max(1, 2**18 // (16 * width))
+    stream.write(b"II*\0\0\0\0\0")
+    offsets, counts = [], []
+    for band in regroup(bands, height, rows):
+        margin = ((0, rows - len(band)), (0, padding), (0, 0))
+        samples = np.pad(band, margin, mode="edge")
+        samples[:, 1:] -= samples[:, :-1].copy()
+        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")), _LEVEL)
+        offsets.append(stream.tell())
+        counts.append(len(packed))
+        stream.write(packed)
+    directory = ImageFileDirectory_v2(prefix=b"II")
+    base = ExifTags.Base
+    tags = dict(details.tags(layout.size) or {}) | {
+        base.ImageWidth: width,
+        base.ImageLength: height,
+        base.BitsPerSample: (8 * layout.dtype.itemsize,) * channels,
+        base.Compression: 8,
+        base.PhotometricInterpretation: 1 if channels < 3 else 2,
+        base.SamplesPerPixel: channels,
+        base.PlanarConfiguration: 1,
+        base.Predictor: 2,
+        base.TileWidth: width + padding,
+        base.TileLength: rows,
+        base.TileOffsets: tuple(offsets),
+        base.TileByteCounts: tuple(counts),
+    }
+    if channels in (2, 4):
+        tags[base.ExtraSamples] = 2
+    if details.dpi:
+        across, down = details.dpi
+        tags |= {base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2}
+    if details.profile:
+        tags[base.InterColorProfile] = details.profile
+    for tag, value in tags.items():
+        directory[tag] = value
+    stream.write(b"\0" * (stream.tell() % 2))
+    start = stream.tell()
+    stream.write(directory.tobytes(start))
+    stream.seek(4)
+    stream.write(struct.pack("<I", start))
+
+
+def _write_jpeg(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
+    details = layout.metadata
+    tags = details.tags(layout.size)
+    _whole(bands, layout).save(
+        stream,
+        "JPEG",
+        quality=layout.quality,
+        exif=tags.tobytes() if tags else b"",
+        icc_profile=details.profile,
+        dpi=details.dpi or (0, 0),
+    )
+
+
+def _write_webp(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
+    details = layout.metadata
+    tags = details.tags(layout.size) or Image.Exif()
+    if details.dpi:  # WebP has no other place for it
+        across, down = details.dpi
+        base = ExifTags.Base
+        tags.update({base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2})
+    image = _whole(bands, layout)
+    image.convert("RGBA" if layout.channels in (2, 4) else "RGB").save(
+        stream,
+        "WEBP",
+        quality=layout.quality,
+        lossless=layout.quality == 100,
+        exif=tags.tobytes() if tags else b"",
+        icc_profile=details.profile,
+    )
+
+
+def _whole(bands: Bands, layout: Layout) -> Image.Image:
+    """The picture in memory, for encoders that ask for it."""
+    height, width = layout.size
+    image = Image.new(("L", "LA", "RGB", "RGBA")[layout.channels - 1], (width, height))
+    top = 0
+    for band in bands:
+        image.paste(Image.fromarray(band[..., 0] if layout.channels == 1 else band), (0, top))
+        top += len(band)
+    return image
+
+
+FORMATS = {
+    "png": Format((".png",), True, True, True, 2**31, True, 2**31 - 1, _write_png),
+    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65533, False, 65500, _write_jpeg),
+    "webp": Format((".webp",), False, True, False, 2**31, False, 16383, _write_webp),
+    "tiff": Format((".tif", ".tiff"), True, True, True, 2**31, True, 2**31 - 1, _write_tiff),
+}
+"""Name -> format."""

@@ -1,0 +1,149 @@
+"""What a picture carries besides pixels: colour profile, EXIF and print resolution."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image, ImageCms
+
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow raises on damaged files and tags."""
+
+_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+
+_TAGS = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+    ExifTags.Base.Rating,
+    ExifTags.Base.XPTitle,
+    ExifTags.Base.XPComment,
+    ExifTags.Base.XPAuthor,
+    ExifTags.Base.XPKeywords,
+    ExifTags.Base.XPSubject,
+)
+"""The tags that say something about the picture; all others describe the layout of its file."""
+
+_INTEROPERABILITY = 0xA005
+"""A pointer within the Exif directory to another one, which says nothing about the picture."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is carried over from the input to the output.
+
+    Attributes:
+        profile: the ICC profile of the colours.
+        exif: EXIF tags, without orientation, thumbnail and layout of the file.
+        dpi: pixels per inch, across and down.
+    """
+
+    profile: bytes | None = None
+    exif: Image.Exif | None = None
+    dpi: tuple[float, float] | None = None
+
+    def tags(self, size: tuple[int, int]) -> Image.Exif | None:
+        """The EXIF tags for a picture of `size` (height, width) that is upright."""
+        if self.exif is None:
+            return None
+        tags = _copy(self.exif)
+        tags[ExifTags.Base.Orientation] = 1
+        if detail := tags.get(ExifTags.IFD.Exif):
+            detail |= {
+                ExifTags.Base.ExifImageWidth: size[1],
+                ExifTags.Base.ExifImageHeight: size[0],
+            }
+        return tags
+
+
+def read(image: Image.Image) -> tuple[Metadata, list[str]]:
+    """The metadata of an opened picture and the names of what cannot be read."""
+    exif, dpi, lost = None, None, []
+    profile = image.info.get("icc_profile")
+    if profile and not _fits(profile, image):
+        profile = None
+        lost.append("color profile")
+    try:
+        exif = _copy(image.getexif())
+        exif.tobytes()
+    except DAMAGE:
+        exif = None
+        lost.append("EXIF")
+    try:
+        dpi = _dpi(image)
+    except DAMAGE:
+        lost.append("DPI")
+    return Metadata(profile or None, exif or None, dpi), lost
+
+
+def orientation(image: Image.Image) -> int:
+    """How the camera was turned, 1 to 8 as EXIF has it; 1, upright, if that cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _copy(exif: Image.Exif) -> Image.Exif:
+    """The tags worth keeping, text in the file's own encoding."""
+    copy = Image.Exif()
+    for tag in _TAGS:
+        if tag in exif:
+            copy[tag] = _raw(exif[tag])
+    for directory in _IFDS:
+        tags = {tag: _raw(value) for tag, value in exif.get_ifd(directory).items()}
+        tags.pop(_INTEROPERABILITY, None)
+        if tags:
+            copy[directory] = tags
+    return copy
+
+
+def _raw(value: object) -> object:
+    """Pillow reads text as Latin-1 but writes it as ASCII; bytes it writes as they are."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch, from the file's own header or else from EXIF."""
+    across, down = image.info.get("dpi") or (None, None)
+    if across is None:
+        exif = image.getexif()
+        across, down = (exif.get(tag) for tag in (0x011A, 0x011B))
+        if across is None or down is None:
+            return None
+        if exif.get(ExifTags.Base.ResolutionUnit) == 3:  # per centimetre
+            across, down = across * 2.54, down * 2.54
+    across, down = float(across), float(down)
+    usable = all(math.isfinite(value) and 0 < value < 1e6 for value in (across, down))
+    return (across, down) if usable else None
+
+
+def _fits(profile: bytes, image: Image.Image) -> bool:
+    """Whether an ICC profile can be read and is for colours of this picture's kind."""
+    try:
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+    except (OSError, ImageCms.PyCMSError, ValueError):
+        return False
+    grey = image.mode.startswith(("1", "L", "I"))
+    return space == ("CMYK" if image.mode == "CMYK" else "GRAY" if grey else "RGB")
