@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lpnsr.runtime.bundle import sha256
 from lpnsr.runtime.images import ImageError
-from lpnsr.runtime.metadata import Metadata
+from lpnsr.runtime.metadata import Metadata, exif_bytes
 from lpnsr.runtime.rows import regroup
 
 _LEVEL = 3
@@ -87,7 +87,7 @@ class Format:
         if details.profile and layout.channels < 3 and not self.grey:
             details = replace(details, profile=None)
             lost.append("color profile")
-        if details.exif and len(details.tags(layout.size).tobytes()) > self.exif:
+        if len(exif_bytes(details.tags(layout.size))) > self.exif:
             details = replace(details, exif=None)
             lost.append("EXIF")
         return replace(layout, metadata=details), lost
@@ -156,8 +156,8 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
     if details.dpi:
         across, down = (round(dpi / 0.0254) for dpi in details.dpi)
         chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
-    if tags := details.tags(layout.size):
-        chunk(b"eXIf", tags.tobytes().removeprefix(b"Exif\0\0"))
+    if details.exif:
+        chunk(b"eXIf", exif_bytes(details.tags(layout.size)).removeprefix(b"Exif\0\0"))
     packer = zlib.compressobj(_LEVEL)
     above = np.zeros(width * layout.channels * layout.dtype.itemsize, dtype=np.uint8)
     for band in bands:
@@ -188,7 +188,7 @@ def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         stream.write(packed)
     directory = ImageFileDirectory_v2(prefix=b"II")
     base = ExifTags.Base
-    tags = dict(details.tags(layout.size) or {}) | {
+    tags = details.tags(layout.size) | {
         base.ImageWidth: width,
         base.ImageLength: height,
         base.BitsPerSample: (8 * layout.dtype.itemsize,) * channels,
@@ -220,12 +220,11 @@ def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
 
 def _write_jpeg(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
     details = layout.metadata
-    tags = details.tags(layout.size)
     _whole(bands, layout).save(
         stream,
         "JPEG",
         quality=layout.quality,
-        exif=tags.tobytes() if tags else b"",
+        exif=exif_bytes(details.tags(layout.size)),
         icc_profile=details.profile,
         dpi=details.dpi or (0, 0),
     )
@@ -233,18 +232,18 @@ def _write_jpeg(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
 
 def _write_webp(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
     details = layout.metadata
-    tags = details.tags(layout.size) or Image.Exif()
+    tags = details.tags(layout.size)
     if details.dpi:  # WebP has no other place for it
         across, down = details.dpi
         base = ExifTags.Base
-        tags.update({base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2})
+        tags |= {base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2}
     image = _whole(bands, layout)
     image.convert("RGBA" if layout.channels in (2, 4) else "RGB").save(
         stream,
         "WEBP",
         quality=layout.quality,
         lossless=layout.quality == 100,
-        exif=tags.tobytes() if tags else b"",
+        exif=exif_bytes(tags),
         icc_profile=details.profile,
     )
 

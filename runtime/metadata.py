@@ -6,6 +6,7 @@ import io
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import ExifTags, Image, ImageCms
 
@@ -48,6 +49,10 @@ _INTEROPERABILITY = 0xA005
 """A pointer within the Exif directory to another one, which says nothing about the picture."""
 
 
+Tags = dict[int, Any]
+"""EXIF tag -> value; for the directories of `_IFDS` the value is such a dictionary again."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What is carried over from the input to the output.
@@ -59,21 +64,27 @@ class Metadata:
     """
 
     profile: bytes | None = None
-    exif: Image.Exif | None = None
+    exif: Tags | None = None
     dpi: tuple[float, float] | None = None
 
-    def tags(self, size: tuple[int, int]) -> Image.Exif | None:
+    def tags(self, size: tuple[int, int]) -> Tags:
         """The EXIF tags for a picture of `size` (height, width) that is upright."""
-        if self.exif is None:
-            return None
-        tags = _copy(self.exif)
-        tags[ExifTags.Base.Orientation] = 1
+        if not self.exif:
+            return {}
+        tags = self.exif | {ExifTags.Base.Orientation: 1}
         if detail := tags.get(ExifTags.IFD.Exif):
-            detail |= {
+            tags[ExifTags.IFD.Exif] = detail | {
                 ExifTags.Base.ExifImageWidth: size[1],
                 ExifTags.Base.ExifImageHeight: size[0],
             }
         return tags
+
+
+def exif_bytes(tags: Tags) -> bytes:
+    """EXIF tags as they stand in a file, b"" for none."""
+    exif = Image.Exif()
+    exif.update(tags)
+    return exif.tobytes() if tags else b""
 
 
 def read(image: Image.Image) -> tuple[Metadata, list[str]]:
@@ -84,8 +95,8 @@ def read(image: Image.Image) -> tuple[Metadata, list[str]]:
         profile = None
         lost.append("color profile")
     try:
-        exif = _copy(image.getexif())
-        exif.tobytes()
+        exif = _kept(image.getexif())
+        exif_bytes(exif)
     except DAMAGE:
         exif = None
         lost.append("EXIF")
@@ -105,18 +116,15 @@ def orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _copy(exif: Image.Exif) -> Image.Exif:
+def _kept(exif: Image.Exif) -> Tags:
     """The tags worth keeping, text in the file's own encoding."""
-    copy = Image.Exif()
-    for tag in _TAGS:
-        if tag in exif:
-            copy[tag] = _raw(exif[tag])
+    tags = {tag: _raw(exif[tag]) for tag in _TAGS if tag in exif}
     for directory in _IFDS:
-        tags = {tag: _raw(value) for tag, value in exif.get_ifd(directory).items()}
-        tags.pop(_INTEROPERABILITY, None)
-        if tags:
-            copy[directory] = tags
-    return copy
+        inner = {tag: _raw(value) for tag, value in exif.get_ifd(directory).items()}
+        inner.pop(_INTEROPERABILITY, None)
+        if inner:
+            tags[directory] = inner
+    return tags
 
 
 def _raw(value: object) -> object:

@@ -1,0 +1,153 @@
+import io
+import os
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from lpnsr.runtime.bundle import sha256
+from lpnsr.runtime.formats import FORMATS, Layout, replacing, write
+from lpnsr.runtime.images import ImageError, read
+from lpnsr.runtime.metadata import Metadata
+
+from .samples import ALPHA, GREY, GREY_ALPHA, RGB, RGBA, SRGB, deep
+
+KINDS = {"grey": GREY, "grey-alpha": GREY_ALPHA, "rgb": RGB, "rgba": RGBA}
+
+
+def layout(pixels, metadata=None, quality=95):
+    metadata = metadata or Metadata()
+    return Layout(pixels.shape[:2], pixels.shape[2], pixels.dtype, metadata, quality)
+
+
+def save(path, kind, pixels, metadata=None, quality=95):
+    """Write in bands of uneven height; gives the layout as adapted and what was lost."""
+    adapted, lost = FORMATS[kind].adapt(layout(pixels, metadata, quality))
+    assert adapted.channels == pixels.shape[2] and adapted.dtype == pixels.dtype
+    bands = np.split(pixels, [1, 9, 9 + len(pixels) // 4])
+    assert write(path, FORMATS[kind], iter(bands), adapted) == sha256(path)
+    return lost
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("name", KINDS)
+def test_png_holds_everything(tmp_path, name, depth):
+    pixels = KINDS[name] if depth == 8 else deep(KINDS[name])
+    path = tmp_path / "a.png"
+    assert save(path, "png", pixels) == []
+    np.testing.assert_array_equal(read(path).pixels, pixels)
+    with Image.open(path) as image:
+        image.verify()  # every chunk's checksum
+        assert isinstance(image, PngImageFile)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("name", KINDS)
+def test_tiff_holds_everything(tmp_path, name, depth):
+    pixels = KINDS[name] if depth == 8 else deep(KINDS[name])
+    path = tmp_path / "a.tif"
+    assert save(path, "tiff", pixels) == []
+    if (name, depth) != ("grey-alpha", 16):  # which Pillow does not read
+        np.testing.assert_array_equal(read(path).pixels, pixels)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert page.bitspersample == depth and page.samplesperpixel == pixels.shape[2]
+        assert page.shape[:2] == pixels.shape[:2]
+
+
+def test_tiff_spans_many_tiles(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
+    save(tmp_path / "a.tif", "tiff", pixels)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, pixels)
+
+
+@pytest.mark.parametrize("name", ["grey", "rgb"])
+def test_jpeg_is_pillows(tmp_path, name):
+    pixels, path, expected = KINDS[name], tmp_path / "a.jpg", io.BytesIO()
+    assert save(path, "jpeg", pixels, quality=80) == []
+    image = Image.fromarray(pixels[..., 0] if name == "grey" else pixels)
+    image.save(expected, "JPEG", quality=80)
+    with Image.open(path) as found, Image.open(expected) as plain:
+        assert found.mode == image.mode
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(plain))
+
+
+@pytest.mark.parametrize("name", ["rgb", "rgba"])
+def test_webp_is_lossless_at_100(tmp_path, name):
+    path, pixels = tmp_path / "a.webp", KINDS[name]
+    assert save(path, "webp", pixels, quality=100) == []
+    found = read(path).pixels
+    seen = np.dstack([ALPHA > 0] * pixels.shape[2]) if name == "rgba" else slice(None)
+    np.testing.assert_array_equal(found[seen], pixels[seen])
+    save(path, "webp", pixels, quality=50)
+    assert np.abs(read(path).pixels[..., :3].astype(int) - pixels[..., :3]).mean() < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "channels", "lost"),
+    [
+        ("jpeg", deep(RGBA), 3, ["16-bit depth", "transparency"]),
+        ("jpeg", GREY_ALPHA, 1, ["transparency"]),
+        ("webp", deep(RGBA), 4, ["16-bit depth"]),
+        ("webp", GREY, 1, ["color profile"]),
+        ("png", deep(RGBA), 4, []),
+        ("tiff", deep(GREY_ALPHA), 2, []),
+    ],
+)
+def test_what_a_format_cannot_hold_is_named(kind, pixels, channels, lost):
+    adapted, found = FORMATS[kind].adapt(layout(pixels, Metadata(profile=SRGB)))
+    assert (adapted.channels, found) == (channels, lost)
+    assert (adapted.dtype == np.uint16) == (pixels.dtype == np.uint16 and "16" not in str(lost))
+    assert (adapted.metadata.profile is None) == ("color profile" in lost)
+
+
+def test_exif_that_is_too_long_for_jpeg_is_dropped():
+    exif = {0x010E: "x" * 70000}
+    assert FORMATS["jpeg"].adapt(layout(RGB, Metadata(exif=exif)))[1] == ["EXIF"]
+    assert FORMATS["png"].adapt(layout(RGB, Metadata(exif=exif)))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("webp", (100, 16384), "WEBP holds 16383 a side"),
+        ("jpeg", (65501, 4), "JPG holds 65500 a side"),
+        ("tiff", (40000, 40000), "over 4 GB; choose --format png"),
+    ],
+)
+def test_too_large_pictures_are_refused(kind, size, message):
+    with pytest.raises(ImageError, match=message):
+        FORMATS[kind].check(size, 3, 8)
+    FORMATS[kind].check((16383, 16383), 3, 8)
+    FORMATS["png"].check((200000, 200000), 4, 16)
+
+
+def test_writes_into_new_folders(tmp_path):
+    save(tmp_path / "a" / "b" / "c.png", "png", RGB)
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["c.png"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch, failure):
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+
+    def fail(descriptor):
+        raise failure
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(type(failure)):
+        save(target, "png", RGB)
+    assert os.listdir(tmp_path) == ["a.png"]
+    assert target.read_bytes() == b"old"
+
+
+def test_the_file_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: seen.append(os.fstat(descriptor).st_size))
+    with replacing(tmp_path / "a") as stream:
+        stream.write(b"content")
+        assert not (tmp_path / "a").exists()
+    assert seen == [7] and (tmp_path / "a").read_bytes() == b"content"

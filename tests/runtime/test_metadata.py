@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageCms
+from PIL.TiffImagePlugin import IFDRational
+
+from lpnsr.runtime.formats import FORMATS, Layout, write
+from lpnsr.runtime.images import read
+
+from .samples import GREY, HEIGHT, RGB, SRGB, WIDTH, deep, png, saved
+from .test_images import chunk
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+BASE, IFD = ExifTags.Base, ExifTags.IFD
+
+
+def camera():
+    """EXIF as a camera writes it, with parts that must not be carried over."""
+    exif = Image.Exif()
+    exif[BASE.Make] = "Kamera"
+    exif[BASE.Artist] = "Jörg"
+    exif[BASE.Orientation] = 6
+    exif[BASE.DateTime] = "2020:01:02 03:04:05"
+    exif[BASE.XResolution] = IFDRational(300)
+    exif[BASE.YResolution] = IFDRational(150)
+    exif[BASE.ResolutionUnit] = 2
+    exif.get_ifd(IFD.Exif).update(
+        {
+            BASE.ExposureTime: IFDRational(1, 250),
+            BASE.ISOSpeedRatings: 400,
+            BASE.ExifImageWidth: WIDTH,
+            BASE.ExifImageHeight: HEIGHT,
+            BASE.MakerNote: b"\x01\x02\x03\x00secret",
+        }
+    )
+    place = {1: "N", 2: (IFDRational(52), IFDRational(31), IFDRational(12))}
+    exif.get_ifd(IFD.GPSInfo).update(place)
+    return exif
+
+
+def carried(tmp_path, source, kind):
+    """What is found in the output when `source` is written at twice its size."""
+    picture = read(source)
+    pixels = picture.pixels.repeat(2, axis=0).repeat(2, axis=1)
+    size = pixels.shape[:2]
+    layout = Layout(size, pixels.shape[2], pixels.dtype, picture.metadata, 95)
+    target = tmp_path / f"out{SUFFIXES[kind]}"
+    adapted, lost = FORMATS[kind].adapt(layout)
+    write(target, FORMATS[kind], [pixels], adapted)
+    return Image.open(target), (*picture.lost, *lost)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("source", FORMATS)
+def test_everything_is_carried_over(tmp_path, source, kind):
+    path = tmp_path / f"in{SUFFIXES[source]}"
+    exif = camera().tobytes()
+    Image.fromarray(RGB).save(path, exif=exif, icc_profile=SRGB, dpi=(300, 150))
+    image, lost = carried(tmp_path, path, kind)
+    assert lost == ()
+    assert image.size == (2 * HEIGHT, 2 * WIDTH)  # the picture lay on its side
+    assert image.info["icc_profile"] == SRGB
+    exif = image.getexif()
+    assert exif[BASE.Orientation] == 1
+    assert exif[BASE.Make] == "Kamera" and exif[BASE.DateTime] == "2020:01:02 03:04:05"
+    detail = exif.get_ifd(IFD.Exif)
+    assert detail[BASE.ExposureTime] == IFDRational(1, 250)
+    assert detail[BASE.ISOSpeedRatings] == 400
+    assert detail[BASE.MakerNote] == b"\x01\x02\x03\x00secret"
+    assert (detail[BASE.ExifImageWidth], detail[BASE.ExifImageHeight]) == image.size
+    assert exif.get_ifd(IFD.GPSInfo)[1] == "N"
+    if kind == "webp":
+        found = (exif[BASE.XResolution], exif[BASE.YResolution])
+    else:
+        found = image.info["dpi"]
+    np.testing.assert_allclose([float(value) for value in found], (300, 150), atol=0.02)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_text_keeps_its_bytes(tmp_path, kind):
+    exif = Image.Exif()
+    exif[BASE.Artist] = "Jörg".encode("latin-1")
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
+    image, _ = carried(tmp_path, tmp_path / "a.jpg", kind)
+    assert image.getexif()[BASE.Artist] == "Jörg"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_bare_picture_stays_bare(tmp_path, kind):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    image, lost = carried(tmp_path, tmp_path / "a.png", kind)
+    assert lost == () and "icc_profile" not in image.info
+    assert not image.getexif().get_ifd(IFD.Exif)
+    assert image.info.get("dpi", (1, 1)) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_deep_pictures_keep_theirs(tmp_path, kind):
+    content = png(deep(RGB))
+    body = camera().tobytes().removeprefix(b"Exif\0\0")
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk(b"eXIf", body) + content[33:])
+    image, lost = carried(tmp_path, tmp_path / "a.png", kind)
+    assert lost == ()
+    assert image.getexif().get_ifd(IFD.Exif)[BASE.ISOSpeedRatings] == 400
+
+
+def test_grey_keeps_a_grey_profile(tmp_path):
+    # The least that LittleCMS takes for a grey profile: header, one tag, a gamma of 2.2.
+    curve = b"curv\0\0\0\0\0\0\0\1\x02\x33\0\0"
+    white = b"XYZ \0\0\0\0\0\0\xf6\xd6\0\1\0\0\0\0\xd3\x2d"
+    tags = b"\0\0\0\2wtpt\0\0\0\x9c\0\0\0\x14kTRC\0\0\0\xb0\0\0\0\x10"
+    body = tags + white + curve
+    header = (
+        (128 + len(body)).to_bytes(4, "big") + b"lcms\x02\x40\0\0mntrGRAYXYZ "
+        + bytes(12) + b"acsp" + bytes(28) + b"\0\0\xf6\xd6\0\1\0\0\0\0\xd3\x2d" + bytes(48)
+    )  # fmt: skip
+    profile = header + body
+    for kind in ("png", "tiff", "jpeg"):
+        path = tmp_path / "a.png"
+        Image.fromarray(GREY[..., 0]).save(path, icc_profile=profile)
+        image, lost = carried(tmp_path, path, kind)
+        assert lost == () and image.mode == "L" and image.info["icc_profile"] == profile
+    assert carried(tmp_path, tmp_path / "a.png", "webp")[1] == ("color profile",)
+
+
+def test_cmyk_is_converted_with_its_profile_to_srgb(tmp_path):
+    try:
+        profile = next(
+            path.read_bytes()
+            for path in (tmp_path.__class__("/usr/share/color/icc")).rglob("*.icc")
+            if ImageCms.ImageCmsProfile(str(path)).profile.xcolor_space == "CMYK"
+        )
+    except StopIteration:
+        pytest.skip("no CMYK profile on this machine")
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    (tmp_path / "a.jpg").write_bytes(saved(cmyk, "JPEG", icc_profile=profile))
+    image, lost = carried(tmp_path, tmp_path / "a.jpg", "png")
+    assert lost == () and image.mode == "RGB"
+    assert ImageCms.getProfileName(image.info["icc_profile"]).startswith("sRGB")
+
+
+def test_unreadable_metadata_is_dropped_and_said(tmp_path):
+    exif, path = camera(), tmp_path / "a.jpg"
+    Image.fromarray(RGB).save(path, exif=exif, icc_profile=b"no profile")
+    picture = read(path)
+    assert picture.lost == ("color profile",) and picture.metadata.profile is None
+    content = path.read_bytes()
+    start = content.index(b"Exif\0\0") + 6
+    for damage in (b"XX", content[start : start + 4] + b"\xff\xff\xff\xff"):
+        path.write_bytes(content[:start] + damage + content[start + len(damage) :])
+        picture = read(path)
+        assert picture.pixels.shape[2] == 3
+        assert picture.metadata.exif is None
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (0, 72)])
+def test_a_resolution_of_nothing_is_none(tmp_path, dpi):
+    Image.fromarray(RGB).save(tmp_path / "a.png", dpi=dpi)
+    assert read(tmp_path / "a.png").metadata.dpi is None
