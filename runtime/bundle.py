@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from lpnsr.runtime.onnxfile import DamagedError, references
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).resolve().parent / "builtin"
@@ -94,13 +96,32 @@ class Manifest:
                 for g in fields.pop("graphs")
             )
             fields |= {"inputs": tuple(fields["inputs"]), "files": dict(fields["files"])}
-            return cls(graphs=graphs, **fields)
+            manifest = cls(graphs=graphs, **fields)
+            manifest._check()
+            return manifest
         except BundleError:
             raise
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise BundleError(
                 f"{MANIFEST} is damaged ({error!r}); export the bundle again"
             ) from error
+
+    def _check(self) -> None:
+        """Refuse values that no export writes.
+
+        Raises:
+            TypeError: a text is not a text.
+            ValueError: a number is out of range.
+        """
+        texts = [self.preset, self.output, *self.inputs, *self.files, *self.files.values()]
+        if not all(isinstance(text, str) for text in (*texts, *(g.file for g in self.graphs))):
+            raise TypeError("a name is not a text")
+        if len(self.inputs) != 2:
+            raise ValueError("there are two inputs")
+        counts = [self.scale, self.latent_channels, self.draws]
+        counts += [number for g in self.graphs for number in (*g.tile, g.batch)]
+        if not all(type(count) is int and 0 < count < 2**20 for count in counts):
+            raise ValueError("a size is not a positive number")
 
 
 @dataclass(frozen=True)
@@ -125,12 +146,16 @@ class Bundle:
             manifest = Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise BundleError(f"{path / MANIFEST} is damaged; export the bundle again") from error
+        except OSError as error:
+            raise BundleError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
         bundle = cls(path, manifest)
         for name, digest in manifest.files.items():
             bundle._check(name, digest)
         unlisted = [g.file for g in manifest.graphs if g.file not in manifest.files]
         if unlisted or not manifest.graphs:
             raise BundleError(f"{path / MANIFEST} lists no hash for its graphs; export it again")
+        for graph in manifest.graphs:
+            bundle._check_references(graph)
         return bundle
 
     def graph_path(self, graph: Graph) -> Path:
@@ -139,7 +164,8 @@ class Bundle:
 
     def _check(self, name: str, digest: str) -> None:
         relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+        inside = (self.path / name).resolve().is_relative_to(self.path.resolve())
+        if relative.is_absolute() or ".." in relative.parts or "\\" in name or not inside:
             raise BundleError(f"{self.path / MANIFEST} names a file outside the bundle: {name}")
         file = self.path / name
         if not file.is_file():
@@ -149,6 +175,21 @@ class Bundle:
                 f"{file} does not match its SHA-256 in {MANIFEST}; "
                 "export the bundle again or copy it whole"
             )
+
+    def _check_references(self, graph: Graph) -> None:
+        """Refuse a graph whose weights are to be read from elsewhere than the checked files."""
+        path = self.graph_path(graph)
+        try:
+            found = references(path)
+        except DamagedError as error:
+            raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
+        here = PurePosixPath(graph.file).parent
+        for name in found:
+            if str(here / name) not in self.manifest.files:
+                raise BundleError(
+                    f"{path} reads a file that {MANIFEST} does not list: {name}; "
+                    "export the bundle again"
+                )
 
 
 def sha256(file: Path) -> str:

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest
@@ -67,6 +68,19 @@ def damaged(bundle, **changes):
         {"graphs": [{"file": "a", "tile": ["x", 1], "batch": 1, "parity": {}}]},
         {"files": ["a"]},
         {"inputs": None},
+        {"inputs": ["lr"]},
+        {"inputs": ["lr", 3]},
+        {"scale": "4"},
+        {"scale": 0},
+        {"draws": -1},
+        {"draws": 1e300},
+        {"latent_channels": True},
+        {"preset": 3},
+        {"files": {"a": None}},
+        {"graphs": [{"file": "a", "tile": [0, 8], "batch": 1, "parity": {}}]},
+        {"graphs": [{"file": "a", "tile": [8, 8], "batch": 10**9, "parity": {}}]},
+        {"graphs": [{"file": "a", "tile": [8, float("inf")], "batch": 1, "parity": {}}]},
+        {"graphs": [{"file": 1, "tile": [8, 8], "batch": 1, "parity": {}}]},
         {"unknown": 1},
     ],
 )
@@ -75,7 +89,7 @@ def test_damaged_fields_are_refused(bundle, changes):
         Manifest.from_json(damaged(bundle, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": 1}', "[" * 99999])
 def test_damaged_documents_are_refused(text):
     with pytest.raises(BundleError, match="damaged"):
         Manifest.from_json(text)
@@ -96,3 +110,33 @@ def test_a_manifest_that_is_not_text_is_refused(own_bundle):
 def test_graphs_are_values():
     graph = Graph("a.onnx", (64, 64), 1, {})
     assert graph == replace(graph) != replace(graph, batch=2)
+
+
+def test_a_link_out_of_the_bundle_is_refused(own_bundle):
+    path = own_bundle()
+    file = next(path.glob("*.onnx"))
+    file.rename(path.parent / "elsewhere")
+    file.symlink_to(path.parent / "elsewhere")
+    with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(path)
+
+
+def test_every_edit_is_noticed_or_harmless(own_bundle):
+    """The manifest truncated at 200 places and with 200 random flips never gives another error."""
+    path = own_bundle()
+    content = (path / MANIFEST).read_bytes()
+    rng = np.random.default_rng(0)
+    variants = [content[:cut] for cut in np.linspace(0, len(content) - 2, 200).astype(int)]
+    for _ in range(200):
+        flipped = bytearray(content)
+        flipped[rng.integers(len(content))] ^= int(rng.integers(1, 256))
+        variants.append(bytes(flipped))
+    refused = 0
+    for variant in variants:
+        (path / MANIFEST).write_bytes(variant)
+        try:
+            Bundle.open(path)
+        except BundleError as error:
+            refused += 1
+            assert "Traceback" not in str(error)
+    assert refused > 300
