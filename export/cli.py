@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.models.roles import ROLES
+
 EXTRA = "pip install 'lpnsr[cpu,export]'"
 
 
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, help="folder with the checkpoints under their official names"
     )
-    for role in ("pre-upsampler", "autoencoder", "denoiser", "noise-predictor"):
+    for role in (role.replace("_", "-") for role in ROLES):
         parser.add_argument(f"--{role}", type=Path, metavar="FILE", help=f"the {role}'s checkpoint")
     parser.add_argument(
         "--tile",
@@ -122,7 +124,7 @@ def _export(args: argparse.Namespace) -> None:
     files = find_weights(preset, args.weights, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
-    names = ["load weights", *stages(shapes)]
+    names = ["load weights", *stages(preset, shapes)]
     layout = "{l_bar}{bar}| {n}/{total}"
     with tqdm(total=len(names), unit="stage", bar_format=layout, disable=None) as bar:
 

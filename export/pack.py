@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lpnsr.export.trace import STAGES, trace_stage
+from lpnsr.export.trace import stages_of, trace_stage
 from lpnsr.export.unroll import Identity, identity, unroll
 from lpnsr.export.verify import check, measure
 from lpnsr.models.chain import Chain
@@ -41,7 +41,7 @@ def pack(
         shapes: (batch, (height, width)) of each graph; all share one weights file.
         target: folder of the bundle.
         force: replace a bundle that is there.
-        progress: told the name of each stage when it starts; `stages(shapes)` lists them.
+        progress: told the name of each stage when it starts; `stages(preset, shapes)` lists them.
 
     Raises:
         BundleError: `target` exists and `force` is not given, or is not a bundle.
@@ -65,7 +65,7 @@ def pack(
                 chain, preset, staging / name, batch, tile, seed=secrets.randbelow(2**32)
             )
             check(parity, preset.tolerance)
-            model.graph.outputs.pop()
+            del model.graph.outputs[1:]
             ir.save(model, staging / name)
             graphs.append(Graph(name, tile, batch, parity))
         files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
@@ -91,10 +91,10 @@ def check_target(target: Path, force: bool) -> None:
         raise BundleError(f"{target} exists; add --force to replace it or name another folder")
 
 
-def stages(shapes: Sequence[Shape]) -> list[str]:
+def stages(preset: Preset, shapes: Sequence[Shape]) -> list[str]:
     """Names of the stages that `pack` goes through, in order."""
     labels = [_label(*shape) for shape in shapes]
-    traces = [f"trace {stage} {label}" for label in labels for stage in STAGES]
+    traces = [f"trace {stage} {label}" for label in labels for stage in stages_of(preset)]
     return [*traces, "write", *(f"verify {label}" for label in labels)]
 
 
@@ -108,7 +108,7 @@ def _trace_all(
     models = []
     for batch, tile in shapes:
         traced = {}
-        for stage in STAGES:
+        for stage in stages_of(preset):
             progress(f"trace {stage} {_label(batch, tile)}")
             traced[stage] = trace_stage(chain, preset, stage, batch, tile)
         models.append(unroll(chain, preset, traced, batch, tile))
@@ -147,7 +147,7 @@ def _manifest(preset: Preset, graphs: Sequence[Graph], files: dict[str, str]) ->
         latent_channels=preset.latent_channels,
         draws=preset.draws,
         schedule=dataclasses.asdict(preset.schedule),
-        precision=dict.fromkeys(STAGES, "float32"),
+        precision=dict.fromkeys(stages_of(preset), "float32"),
         graphs=tuple(graphs),
         files=files,
         versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},

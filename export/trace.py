@@ -17,7 +17,8 @@ from lpnsr.models.presets import Preset
 
 # The newest operator set that TensorRT 10 and 11, OpenVINO and ONNX Runtime all take whole.
 OPSET = 20
-STAGES = ("pre_upsampler", "encoder", "denoiser", "noise_predictor", "decoder")
+STAGES = ("pre_upsampler", "encoder", "auxiliary", "denoiser", "noise_predictor", "decoder")
+OPTIONAL = ("auxiliary", "noise_predictor")
 
 
 class _Method(nn.Module):
@@ -30,6 +31,11 @@ class _Method(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Call the method."""
         return self.method(*inputs)
+
+
+def stages_of(preset: Preset) -> list[str]:
+    """Those of `STAGES` that the preset's chain has."""
+    return [stage for stage in STAGES if stage not in OPTIONAL or stage in preset.networks]
 
 
 def trace_stage(
@@ -53,8 +59,8 @@ def trace_stage(
     def blank(channels: int, factor: int = 1) -> Tensor:
         return torch.zeros(batch, channels, height * factor, width * factor)
 
-    if stage == "pre_upsampler":
-        return trace(chain.pre_upsampler, (blank(3),))
+    if stage in ("pre_upsampler", "auxiliary"):
+        return trace(getattr(chain, stage), (blank(3),))
     if stage == "encoder":
         return trace(_Method(chain.codec, chain.codec.encode), (blank(3, scale),))
     if stage == "decoder":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,7 @@ from lpnsr.models.swin_unet import SwinUNet
 
 IR_VERSION = 10
 LATENT = "x_0"
+CATEGORY = "category_"
 Identity = tuple[str, tuple[int, ...], str]
 
 
@@ -104,49 +106,40 @@ def unroll(
 
     Returns:
         a model with inputs `lr` (B, 3, h, w) and `noise` (K, B, C, h, w) and outputs `sr`
-        (B, 3, scale·h, scale·w) and `x_0` (B, C, h, w), all float32. `x_0` is there for
-        verification and comes last, so that it can be dropped.
+        (B, 3, scale·h, scale·w) and `x_0` (B, C, h, w), all float32, and `category_k` (B, h·w)
+        int64 for each time that the auxiliary network sorts its tokens. What comes after `sr` is
+        there for verification and can be dropped.
     """
     height, width = tile
     graph = GraphBuilder()
     lr = _float_input("lr", (batch, 3, height, width))
     noise = _float_input("noise", (preset.draws, batch, preset.latent_channels, height, width))
 
-    y = graph.inline(
-        "encoder",
-        traced["encoder"],
-        [graph.inline("pre_upsampler", traced["pre_upsampler"], [lr])],
-    )
-    start = graph.op("Mul", _draw(graph, noise, 0), graph.scalar(chain.schedule.start_noise))
-    x = graph.op("Add", y, start)
-    for draw, step in enumerate(chain.schedule.reverse_steps(), start=1):
-        scaled = graph.op("Mul", x, graph.scalar(step.input_scale))
-        x0 = _unet(graph, chain.denoiser, "denoiser", traced, step, [scaled, lr])
-        if draw == preset.draws:
-            x = x0
-            break
-        z = _noise_sample(graph, chain, traced, step, [x, x0, lr], _draw(graph, noise, draw))
-        terms = (
-            graph.op("Mul", value, graph.scalar(factor))
-            for value, factor in ((x, step.state), (x0, step.prediction), (z, step.noise))
-        )
-        x = graph.op("Add", graph.op("Add", next(terms), next(terms)), next(terms))
+    start = graph.inline("pre_upsampler", traced["pre_upsampler"], [lr])
+    y = graph.inline("encoder", traced["encoder"], [start])
+    condition, weight = _guidance(graph, chain, traced, lr, y)
+    draws = iter([_draw(graph, noise, index) for index in range(preset.draws)])
+    x = _shift(graph, (1.0, y), (chain.schedule.start_noise, _weigh(graph, weight, next(draws))))
+    for step in chain.schedule.reverse_steps():
+        scaled = _shift(graph, (step.input_scale, x))
+        x0 = _unet(graph, chain.denoiser, "denoiser", traced, step, [scaled, *condition])
+        terms = [(step.state, x), (step.prediction, x0), (step.start, y)]
+        if step.noise:
+            z = _noise_sample(graph, chain, traced, step, [x, x0, *condition], next(draws))
+            terms.append((step.noise, _weigh(graph, weight, z)))
+        x = _shift(graph, *terms)
 
     picture = graph.inline("decoder", traced["decoder"], [x])
     sr = graph.op("Clip", picture, graph.scalar(-1.0), graph.scalar(1.0))
-    for value, name, shape in (
-        (sr, "sr", (batch, 3, preset.scale * height, preset.scale * width)),
-        (x, LATENT, (batch, preset.latent_channels, height, width)),
-    ):
-        value.name, value.shape, value.type = (
-            name,
-            ir.Shape(shape),
-            ir.TensorType(ir.DataType.FLOAT),
-        )
+    _name(sr, "sr", (batch, 3, preset.scale * height, preset.scale * width))
+    _name(x, LATENT, (batch, preset.latent_channels, height, width))
+    categories = [n.outputs[0] for n in graph.nodes if n.op_type == "ArgMax" and _is_auxiliary(n)]
+    for number, category in enumerate(categories):
+        _name(category, f"{CATEGORY}{number}", (batch, height * width), ir.DataType.INT64)
     return ir.Model(
         ir.Graph(
             [lr, noise],
-            [sr, x],
+            [sr, x, *categories],
             nodes=graph.nodes,
             initializers=list(graph.initializers.values()),
             opset_imports={"": OPSET},
@@ -160,6 +153,53 @@ def unroll(
 def _draw(graph: GraphBuilder, noise: ir.Value, index: int) -> ir.Value:
     position = graph.constant(f"chain/draw_{index}", np.array(index, np.int64))
     return graph.op("Gather", noise, position, axis=0)
+
+
+def _name(
+    value: ir.Value,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> None:
+    value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
+
+
+def _is_auxiliary(node: ir.Node) -> bool:
+    return node.name.startswith("auxiliary_")
+
+
+def _shift(graph: GraphBuilder, *terms: tuple[float, ir.Value]) -> ir.Value:
+    """The sum of values times factors, without operations for factors 0 and 1."""
+    scaled = [
+        value if factor == 1 else graph.op("Mul", value, graph.scalar(factor))
+        for factor, value in terms
+        if factor
+    ]
+    return functools.reduce(functools.partial(graph.op, "Add"), scaled)
+
+
+def _weigh(graph: GraphBuilder, weight: ir.Value | None, noise: ir.Value) -> ir.Value:
+    return noise if weight is None else graph.op("Mul", noise, weight)
+
+
+def _guidance(
+    graph: GraphBuilder,
+    chain: Chain,
+    traced: Mapping[str, ir.Model],
+    lr: ir.Value,
+    y: ir.Value,
+) -> tuple[list[ir.Value], ir.Value | None]:
+    """What conditions the networks, and the weight of the noise; see `Chain.guidance`."""
+    if chain.auxiliary is None:
+        return [lr], None
+    picture = graph.inline("auxiliary", traced["auxiliary"], [lr])
+    estimate = graph.inline("encoder", traced["encoder"], [picture])
+    least, full = chain.schedule.least_weight, chain.schedule.full_difference
+    difference = graph.op("Abs", graph.op("Sub", estimate, y))
+    uncertainty = _shift(graph, (0.5 / full, difference))
+    uncertainty = graph.op("Min", uncertainty, graph.scalar(1.0))
+    weight = _shift(graph, (1.0, graph.scalar(least)), (1 - least, uncertainty))
+    return [estimate, y], weight
 
 
 def _unet(
@@ -189,7 +229,9 @@ def _noise_sample(
     pictures: Sequence[ir.Value],
     eps: ir.Value,
 ) -> ir.Value:
-    """A sample, mean + exp(logvar / 2)·eps, with mean and logvar from the noise predictor."""
+    """A sample of the noise predictor's Gaussian; see `Chain.predict_noise`."""
+    if chain.noise_predictor is None:
+        return eps
     parameters = _unet(graph, chain.noise_predictor, "noise_predictor", traced, step, pictures)
     split = ir.node("Split", [parameters], {"axis": 1, "num_outputs": 2}, num_outputs=2)
     for part, value in zip(("mean", "logvar"), split.outputs, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 WRAPPERS = ("params_ema", "params", "state_dict")
 PREFIXES = ("module.", "_orig_mod.")
 # Constants that official files carry along; here they follow from the sizes.
-BUFFERS = ("relative_position_index", "attn_mask")
+BUFFERS = ("relative_position_index", "relative_position_index_SA", "attn_mask")
 SHOWN = 3
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
+from lpnsr.models.atd import ATD, ATDConfig
+from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
 from lpnsr.models.schedule import Schedule
@@ -42,10 +44,12 @@ class Tolerance:
     Attributes:
         x0: relative L2 of the final latent.
         close_share: least share of output values that are within 1/255 (of the range [0, 1]).
+        category_share: least share of tokens in the same category, where a network has such.
     """
 
     x0: float = 1e-4
     close_share: float = 0.99
+    category_share: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,11 @@ class Preset:
     Attributes:
         name: what users call it.
         schedule: its diffusion schedule.
-        networks: trained networks by role: `pre_upsampler`, `autoencoder` (absent where the
-            latent is the rearranged picture), `denoiser`, `noise_predictor`.
+        networks: trained networks by role (`lpnsr.models.roles.ROLES`): `pre_upsampler` (without
+            it the start is bicubic), `auxiliary` (estimates the picture; without it the denoiser
+            sees the input instead, and noise is not weighted), `autoencoder` (without it the
+            latent is the rearranged picture), `denoiser`, `noise_predictor` (without it noise is
+            standard normal).
         latent_channels: channels of a latent.
         multiple: input sides must be multiples of this.
         weights: folder with the checkpoint files where they come with the package.
@@ -76,13 +83,14 @@ class Preset:
     def build(self) -> Chain:
         """The eager chain with random weights, in evaluation mode."""
         networks = {role: network.build() for role, network in self.networks.items()}
-        codec = networks.pop("autoencoder", None) or PixelCodec(self.scale)
-        return Chain(self.schedule, codec=codec, **networks).eval().requires_grad_(False)
+        networks["codec"] = networks.pop("autoencoder", None) or PixelCodec(self.scale)
+        networks.setdefault("pre_upsampler", Bicubic(self.scale))
+        return Chain(self.schedule, **networks).eval().requires_grad_(False)
 
     @property
     def draws(self) -> int:
-        """Noise draws of the chain: one starts it, one for every step but the last."""
-        return self.schedule.steps
+        """Noise draws of the chain."""
+        return self.schedule.draws
 
 
 def module_of(chain: Chain, role: str) -> nn.Module:
@@ -101,6 +109,25 @@ def get_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+_VQGAN = Network(partial(VQCodec, VQConfig()), ("autoencoder_vq_f4.pth",))
+_RESSHIFT_DENOISER = Network(
+    partial(SwinUNet, SwinUNetConfig(in_channels=6, out_channels=3)),
+    ("resshift_realsrx4_s4_v3.pth",),
+)
+_ATD = Network(partial(ATD, ATDConfig()), ("atd_real.pth",))
+# State, estimate and y come in, each a picture rearranged to 48 channels.
+_PIXEL_UNET = partial(SwinUNetConfig, 3 * 48, 48, features=128)
+_UPSR_SCHEDULE = partial(
+    Schedule,
+    kappa=2.5,
+    min_noise_level=2.5 * 0.001**0.5,
+    power=0.2,
+    data_variance=0.25,
+    noise_variance=0.3,
+    deterministic=True,
+    least_weight=0.4,
+    full_difference=0.1,
+)
 _TINY_UNET = partial(
     SwinUNetConfig, multipliers=(1, 1), blocks=1, groups=8, head_channels=16, mlp_ratio=2
 )
@@ -116,17 +143,45 @@ PRESETS = {
                     partial(SwinIR, SwinIRConfig()),
                     ("003_realSR_BSRGAN_DFOWMFC_s64w8_SwinIR-L_x4_GAN.pth",),
                 ),
-                "autoencoder": Network(partial(VQCodec, VQConfig()), ("autoencoder_vq_f4.pth",)),
-                "denoiser": Network(
-                    partial(SwinUNet, SwinUNetConfig(in_channels=6, out_channels=3)),
-                    ("resshift_realsrx4_s4_v3.pth",),
-                ),
+                "autoencoder": _VQGAN,
+                "denoiser": _RESSHIFT_DENOISER,
                 "noise_predictor": Network(
                     partial(SwinUNet, SwinUNetConfig(in_channels=9, out_channels=6)),
                     ("noise_predictor_v2.pth", "noise_predictor(v2).pth", "noise_predictor.pth"),
                 ),
             },
             latent_channels=3,
+            multiple=64,
+        ),
+        Preset(
+            name="resshift",
+            schedule=Schedule(),
+            networks={"autoencoder": _VQGAN, "denoiser": _RESSHIFT_DENOISER},
+            latent_channels=3,
+            multiple=64,
+        ),
+        Preset(
+            name="upsr",
+            schedule=_UPSR_SCHEDULE(steps=5),
+            networks={
+                "auxiliary": _ATD,
+                "denoiser": Network(partial(SwinUNet, _PIXEL_UNET()), ("upsr.pth",)),
+            },
+            latent_channels=48,
+            multiple=64,
+        ),
+        Preset(
+            # The paper gives its steps and its 52.7 million parameters in all; the sizes that make
+            # them up are ours.
+            name="upsr-light",
+            schedule=_UPSR_SCHEDULE(steps=4),
+            networks={
+                "auxiliary": _ATD,
+                "denoiser": Network(
+                    partial(SwinUNet, _PIXEL_UNET(channels=96, mlp_ratio=5)), ("upsr_light.pth",)
+                ),
+            },
+            latent_channels=48,
             multiple=64,
         ),
         Preset(

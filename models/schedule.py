@@ -10,20 +10,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """One step of a reverse chain, x' = x·state + x0·prediction + s·noise.
+    """One step of a reverse chain, x' = x·state + x0·prediction + y·start + z·noise.
 
     Attributes:
         timestep: what the networks are told, t - 1.
         input_scale: the denoiser sees the state times this.
         state: factor of the current state x_t.
         prediction: factor of the predicted x_0.
-        noise: factor of the noise; 0 at the last step.
+        start: factor of y, where the chain started; 0 in a random chain.
+        noise: factor of the noise z; 0 in a deterministic chain and at the last step.
     """
 
     timestep: int
     input_scale: float
     state: float
     prediction: float
+    start: float
     noise: float
 
 
@@ -31,7 +33,8 @@ class ReverseStep:
 class Schedule:
     """Exponential schedule of residual shifting.
 
-    Source: Yue et al., ResShift (2023), eq. 10 (eta), eq. 7 (posterior).
+    Source: Yue et al., ResShift (2023), eq. 10 (eta), eq. 7 (random chain). Zhang et al., UPSR
+    (2025), section 3.2 (noise weight), appendix A (deterministic chain).
 
     Attributes:
         steps: length T of the chain.
@@ -40,7 +43,12 @@ class Schedule:
         etas_end: sqrt(eta) at t = T.
         power: how long the schedule stays low.
         data_variance: variance of a clean latent; the denoiser's input is divided by
-            sqrt(kappa²·eta + data_variance).
+            sqrt(noise_variance·kappa²·eta + data_variance).
+        noise_variance: mean square of the weighted noise.
+        deterministic: all noise comes at the start; each step then keeps the state's distance from
+            its mean, in proportion, instead of drawing some of it anew.
+        least_weight: factor of the noise where an auxiliary network's estimate is equal to y.
+        full_difference: half the difference of the two at which the factor reaches 1.
     """
 
     steps: int = 4
@@ -49,6 +57,10 @@ class Schedule:
     etas_end: float = 0.99
     power: float = 0.3
     data_variance: float = 1.0
+    noise_variance: float = 1.0
+    deterministic: bool = False
+    least_weight: float = 1.0
+    full_difference: float = 1.0
 
     @property
     def etas(self) -> np.ndarray:
@@ -62,19 +74,25 @@ class Schedule:
         """Factor of the noise that is added to y to start the chain: kappa·sqrt(eta_T)."""
         return self.kappa * math.sqrt(self.etas[-1])
 
+    @property
+    def draws(self) -> int:
+        """Noise draws of the chain: one starts it, and one for each step that uses noise."""
+        return 1 + sum(step.noise > 0 for step in self.reverse_steps())
+
     def reverse_steps(self) -> list[ReverseStep]:
         """The steps t = T … 1 in the order of the chain."""
-        etas = self.etas
-        previous = np.concatenate([[0.0], etas[:-1]])
-        return [
-            ReverseStep(
-                timestep=t,
-                input_scale=float((self.kappa**2 * etas[t] + self.data_variance) ** -0.5),
-                state=float(previous[t] / etas[t]),
-                prediction=float((etas[t] - previous[t]) / etas[t]),
-                noise=float(
-                    self.kappa * math.sqrt(previous[t] * (etas[t] - previous[t]) / etas[t])
-                ),
-            )
-            for t in reversed(range(self.steps))
-        ]
+        etas = [0.0, *self.etas.tolist()]
+        return [self._step(t, etas[t + 1], etas[t]) for t in reversed(range(self.steps))]
+
+    def _step(self, timestep: int, eta: float, previous: float) -> ReverseStep:
+        state = math.sqrt(previous / eta) if self.deterministic else previous / eta
+        start = previous - math.sqrt(eta * previous) if self.deterministic else 0.0
+        variance = 0.0 if self.deterministic else previous * (eta - previous) / eta
+        return ReverseStep(
+            timestep=timestep,
+            input_scale=(self.noise_variance * self.kappa**2 * eta + self.data_variance) ** -0.5,
+            state=state,
+            prediction=1.0 - state - start,
+            start=start,
+            noise=self.kappa * math.sqrt(variance),
+        )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpnsr.models.upsampler import NearestUpsampler
 from lpnsr.models.windows import WindowAttention, resshift_mask
 
 Affine = tuple[Tensor, Tensor]
@@ -31,6 +32,8 @@ class SwinUNetConfig:
         window: side of an attention window.
         training_size: input side at training; levels whose side was then no larger than a window
             never shift their windows, at any input size.
+        features: width of an upsampler that the network ends in, whose picture is rearranged to
+            the latent; 0 where it ends in a single convolution.
     """
 
     in_channels: int
@@ -44,6 +47,7 @@ class SwinUNetConfig:
     mlp_ratio: int = 4
     window: int = 8
     training_size: int = 64
+    features: int = 0
 
     @property
     def multiple(self) -> int:
@@ -162,11 +166,12 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class SwinUNet(nn.Module):
+class SwinUNet(NearestUpsampler):
     """UNet with Swin layers, conditioned on a timestep.
 
     Source: Yue et al., ResShift (2023). The noise predictor of LPNSR has the same structure with
-    three more input channels and twice the output channels (mean and log-variance).
+    three more input channels and twice the output channels (mean and log-variance). The denoiser of
+    UPSR (Zhang et al., 2025) works on pixels and has an upsampler for its output head.
     """
 
     def __init__(self, config: SwinUNetConfig) -> None:
@@ -217,11 +222,14 @@ class SwinUNet(nn.Module):
                 self.output_blocks.append(block)
                 channels = width
 
-        self.out = nn.Sequential(
-            nn.GroupNorm(config.groups, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, config.out_channels, 3, padding=1),
-        )
+        if config.features:
+            self.add_upsampler(channels, config.features)
+        else:
+            self.out = nn.Sequential(
+                nn.GroupNorm(config.groups, channels),
+                nn.SiLU(),
+                nn.Conv2d(channels, config.out_channels, 3, padding=1),
+            )
 
     def modulation(self, timestep: Tensor) -> list[Affine]:
         """What the timestep contributes: one group-norm weight and bias per residual block.
@@ -251,7 +259,7 @@ class SwinUNet(nn.Module):
         x = _run(self.middle_block, x, affines)
         for block in self.output_blocks:
             x = _run(block, torch.cat([x, skips.pop()], dim=1), affines)
-        return self.out(x)
+        return F.pixel_unshuffle(self.upsample(x), 4) if self.config.features else self.out(x)
 
 
 def _run(block: nn.ModuleList, x: Tensor, affines: object) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpnsr.models.upsampler import NearestUpsampler
 from lpnsr.models.windows import WindowAttention, swin_mask
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -76,7 +77,7 @@ class RSTB(nn.Module):
         return x + self.conv(h).flatten(2).transpose(1, 2)
 
 
-class SwinIR(nn.Module):
+class SwinIR(NearestUpsampler):
     """SwinIR x4 with the `nearest+conv` upsampler and the `3conv` residual connection.
 
     Source: Liang et al., SwinIR (2021).
@@ -85,19 +86,13 @@ class SwinIR(nn.Module):
     def __init__(self, config: SwinIRConfig) -> None:
         super().__init__()
         self.config = config
-        channels, features = config.channels, config.features
+        channels = config.channels
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(channels)})
         self.layers = nn.ModuleList(RSTB(depth, config) for depth in config.depths)
         self.norm = nn.LayerNorm(channels)
         self.conv_after_body = _bottleneck(channels)
-        self.conv_before_upsample = nn.Sequential(
-            nn.Conv2d(channels, features, 3, padding=1), nn.LeakyReLU(0.01)
-        )
-        self.conv_up1 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_up2 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.add_upsampler(channels, config.features)
         self.register_buffer("mean", torch.tensor(RGB_MEAN)[:, None, None], persistent=False)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -108,11 +103,7 @@ class SwinIR(nn.Module):
         x = (lr + 1) / 2 - self.mean
         x = self.conv_first(x)
         x = x + self.conv_after_body(self._deep_features(x))
-        x = self.conv_before_upsample(x)
-        for convolution in (self.conv_up1, self.conv_up2):
-            x = F.leaky_relu(convolution(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
-        x = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
-        return (x + self.mean) * 2 - 1
+        return (self.upsample(x) + self.mean) * 2 - 1
 
     def _deep_features(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

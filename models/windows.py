@@ -1,4 +1,4 @@
-"""Window attention: 8x8 windows, cyclic shift, relative position bias (Swin Transformer)."""
+"""Window attention: square windows, cyclic shift, relative position bias (Swin Transformer)."""
 
 from __future__ import annotations
 
@@ -97,22 +97,37 @@ class WindowAttention(nn.Module):
     """Multi-head self-attention inside (shifted) windows, with relative position bias.
 
     Source: Liu et al., Swin Transformer (2021), section 3.2.
+
+    Args:
+        channels: embedding width.
+        heads: attention heads.
+        window: side of a window.
+        shift: how far the windows are shifted.
+        shift_mask: makes the mask for shifted windows.
+        projects: whether it computes queries, keys and values itself; if not, tokens come in as
+            these three, concatenated.
     """
 
     def __init__(
-        self, channels: int, heads: int, window: int, shift: int, shift_mask: ShiftMask
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        shift: int,
+        shift_mask: ShiftMask,
+        projects: bool = True,
     ) -> None:
         super().__init__()
         self.shift_mask = shift_mask
-        self.heads, self.window, self.shift = heads, window, shift
+        self.channels, self.heads, self.window, self.shift = channels, heads, window, shift
         self.scale = (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels) if projects else nn.Identity()
         self.proj = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Attend inside windows: (B, height·width, C) row-major tokens in and out.
+        """Attend inside windows: row-major tokens (B, height·width, C or 3C) in, C channels out.
 
         Both sides must be multiples of the window.
         """
@@ -122,7 +137,7 @@ class WindowAttention(nn.Module):
         )
         area = self.window * self.window
         windows = height * width // area
-        batch, _, channels = tokens.shape
+        batch, channels = tokens.shape[0], self.channels
 
         qkv = self.qkv(tokens.index_select(1, order))
         query, key, value = (
