@@ -120,7 +120,7 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
-    given = {role: getattr(args, role, None) for role in preset.networks}
+    given = {role: getattr(args, role) for role in ROLES}
     files = find_weights(preset, args.weights, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))

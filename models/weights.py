@@ -22,20 +22,22 @@ def find_weights(
         given: files named one by one, by role; they go before the folder's.
 
     Raises:
-        CheckpointError: a file is missing; names the network and what was looked for.
+        CheckpointError: a file is missing or for a network that the preset has not; names the
+            network and what was looked for.
     """
     given = given or {}
+    for role in (role for role, file in given.items() if file and role not in preset.networks):
+        raise CheckpointError(f"{preset.name} has no {role}; leave out {_option(role)}")
     folder = folder or preset.weights
     return {role: given.get(role) or _find(preset, role, folder) for role in preset.networks}
 
 
 def _find(preset: Preset, role: str, folder: Path | None) -> Path:
     names = preset.networks[role].files
-    option = f"--{role.replace('_', '-')} FILE"
     if folder is None:
         raise CheckpointError(
             f"{preset.name} needs weights: name their folder with --weights DIR "
-            f"(for the {role}, {names[0]}) or each file, as in {option}"
+            f"(for the {role}, {names[0]}) or each file, as in {_option(role)}"
         )
     for name in names:
         for candidate in (folder / name, (folder / name).with_suffix(".safetensors")):
@@ -43,8 +45,12 @@ def _find(preset: Preset, role: str, folder: Path | None) -> Path:
                 return candidate
     raise CheckpointError(
         f"{folder} has no checkpoint of the {role}: put {' or '.join(names)} there, "
-        f"or name the file with {option}"
+        f"or name the file with {_option(role)}"
     )
+
+
+def _option(role: str) -> str:
+    return f"--{role.replace('_', '-')} FILE"
 
 
 def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
