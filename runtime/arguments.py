@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,8 +55,8 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--max-megapixels",
-        type=_positive,
-        default=200,
+        type=_megapixels,
+        default=200.0,
         metavar="N",
         help="refuse larger inputs, which may be decompression bombs (default: 200)",
     )
@@ -142,12 +143,20 @@ def _suffix(text: str) -> str:
 
 
 def _scale(text: str) -> float:
+    return _real(text, 1, 4)
+
+
+def _megapixels(text: str) -> float:
+    return _real(text, 0.001, 1e6)
+
+
+def _real(text: str, least: float, most: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 1 <= value <= 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 4")
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
     return value
 
 

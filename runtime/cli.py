@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    Image.MAX_IMAGE_PIXELS = args.max_megapixels * 10**6 // 2  # Pillow refuses twice that
+    Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
     kind = FORMATS[args.format or _format_of(args.output)]
     naming = Naming(kind.suffixes, args.suffix, args.pattern)
     replace = args.overwrite or args.skip_existing
