@@ -1,10 +1,12 @@
 """Train the built-in model: `python -m lpnsr.models.training --photos DIR --out DIR`.
 
-Three stages, each with the earlier networks frozen:
+Three stages:
 
 1. pre-upsampler: regression (L1) on crops;
 2. denoiser: the ResShift objective, predict x_0 from x_t at a random t (L1 in pixels);
-3. noise predictor: LPNSR, Algorithm 1, through the whole reverse chain (L1 on the picture).
+3. noise predictor: LPNSR, Algorithm 1, through the whole reverse chain (L1 on the picture). The
+   denoiser is not frozen here: after its short training it has only seen states that lie near
+   true pictures, and in the chain it must go on from its own.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import load_network
-from lpnsr.models.presets import Preset, get_preset, module_of
+from lpnsr.models.presets import get_preset, module_of
 from lpnsr.models.training.photos import PhotoCrops, PhotoError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -44,9 +46,9 @@ def main() -> None:
         "--iterations",
         type=int,
         nargs=3,
-        default=(5000, 6000, 1200),
-        metavar=("PRE_UPSAMPLER", "DENOISER", "NOISE_PREDICTOR"),
-        help="0 loads the network from --out instead of training it",
+        default=(5000, 5000, 3000),
+        metavar=("PRE_UPSAMPLER", "DENOISER", "CHAIN"),
+        help="of each stage; 0 loads its networks from --out instead of training them",
     )
     args = parser.parse_args()
 
@@ -60,66 +62,66 @@ def main() -> None:
     preset = get_preset(args.preset)
     chain = preset.build()
     args.out.mkdir(parents=True, exist_ok=True)
-    stages = {
-        "pre_upsampler": (_pre_upsampler_loss(chain), 8, 1e-3),
-        "denoiser": (_denoiser_loss(chain), 8, 1e-3),
-        "noise_predictor": (_chain_loss(chain), 6, 5e-4),
-    }
-    for (role, (loss, batch, rate)), iterations in zip(
-        stages.items(), args.iterations, strict=True
-    ):
-        file = args.out / preset.networks[role].files[0]
-        if iterations == 0:
-            load_network(module_of(chain, role), file, role)
-            continue
-        batches = (photos.batch(batch, args.crop) for _ in range(iterations))
-        train(module_of(chain, role), loss, batches, iterations, rate)
-        save(preset, chain, role, file)
+    stages = (
+        (("pre_upsampler",), _pre_upsampler_loss(chain), 8, 1e-3),
+        (("denoiser",), _denoiser_loss(chain), 8, 1e-3),
+        (("denoiser", "noise_predictor"), _chain_loss(chain), 4, 5e-4),
+    )
+    for (roles, loss, batch, rate), iterations in zip(stages, args.iterations, strict=True):
+        files = {role: args.out / preset.networks[role].files[0] for role in roles}
+        if iterations:
+            batches = (photos.batch(batch, args.crop) for _ in range(iterations))
+            networks = nn.ModuleList(module_of(chain, role) for role in roles)
+            train(networks, loss, batches, iterations, rate)
+            for role, file in files.items():
+                save(module_of(chain, role), file, role)
+        else:
+            for role, file in files.items():
+                load_network(module_of(chain, role), file, role)
 
 
 def train(
-    network: nn.Module,
+    networks: nn.Module,
     loss: Loss,
     batches: Iterator[tuple[Tensor, Tensor]],
     iterations: int,
     rate: float,
 ) -> None:
-    """Train one network in place; it ends with the moving average of its weights.
+    """Train in place; the networks end with the moving average of their weights.
 
     Adam, cosine decay of `rate` to a hundredth after a short warm-up, bfloat16 autocast.
     """
-    average = copy.deepcopy(network)
-    network.train().requires_grad_(True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    average = copy.deepcopy(networks)
+    networks.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _warm_cosine(step, iterations)
     )
-    progress = tqdm(batches, total=iterations, mininterval=10, desc=type(network).__name__)
+    progress = tqdm(batches, total=iterations, mininterval=10, desc="training")
     smooth, started = None, time.monotonic()
     for step, (lr, hr) in enumerate(progress):
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(lr, hr)
         optimizer.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+        for mean, new in zip(average.parameters(), networks.parameters(), strict=True):
             mean.lerp_(new.detach(), 1 - decay)
         smooth = value.item() if smooth is None else 0.99 * smooth + 0.01 * value.item()
         if step % 50 == 0:
             progress.set_postfix(loss=f"{smooth:.5f}", refresh=False)
-    network.load_state_dict(average.state_dict())
-    network.eval().requires_grad_(False)
+    networks.load_state_dict(average.state_dict())
+    networks.eval().requires_grad_(False)
     tqdm.write(f"loss {smooth:.5f} after {time.monotonic() - started:.0f} s")
 
 
-def save(preset: Preset, chain: Chain, role: str, file: Path) -> None:
+def save(network: nn.Module, file: Path, role: str) -> None:
     """Write a network's weights as float16, and continue with what was written."""
-    state = module_of(chain, role).state_dict()
-    save_file({k: v.half().contiguous() for k, v in state.items()}, file)
-    load_network(module_of(chain, role), file, role)
+    save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, file)
+    load_network(network, file, role)
 
 
 def _pre_upsampler_loss(chain: Chain) -> Loss:
