@@ -46,7 +46,7 @@ def main() -> None:
         "--iterations",
         type=int,
         nargs=3,
-        default=(5000, 5000, 3000),
+        default=(5000, 5000, 2000),
         metavar=("PRE_UPSAMPLER", "DENOISER", "CHAIN"),
         help="of each stage; 0 loads its networks from --out instead of training them",
     )
