@@ -151,13 +151,34 @@ def _deep_grey(image: Image.Image, raw: str) -> np.ndarray:
 
 def _deep_colour(path: Path, image: Image.Image, grey: bool) -> np.ndarray:
     """Decode once more, at full depth, what Pillow has found to be sound."""
-    pixels = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    content = path.read_bytes()
+    if image.format == "PNG":
+        content = b"".join([content[:8], *_essential_chunks(content)])
+    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != image.size[::-1]:
         raise ImageError(f"{path} has 16-bit samples in an uncommon layout; convert it to 8 bits")
     if grey:
         return pixels[..., [0, -1]]
     order = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return _with_key(cv2.cvtColor(pixels, order), image.info.get("transparency"))
+
+
+def _essential_chunks(content: bytes) -> Iterator[bytes]:
+    """The chunks of a PNG file that hold the pixels.
+
+    OpenCV allocates whatever length a chunk claims to have; these are known to have theirs.
+    """
+    at = 8
+    while at < len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        kind = content[at + 4 : at + 8]
+        if end > len(content):
+            raise ValueError("a chunk is truncated")
+        if kind in (b"IHDR", b"IDAT", b"IEND"):
+            yield content[at:end]
+        if kind == b"IEND":
+            return
+        at = end
 
 
 def _with_key(pixels: np.ndarray, key: int | tuple[int, ...] | None) -> np.ndarray:

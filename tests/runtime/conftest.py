@@ -16,8 +16,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def calm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy bundle that ignores its noise; do not change its files."""
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "calm", noise_gain=0.0)
+    """A toy bundle that ignores its noise and bears white; do not change its files."""
+    folder = tmp_path_factory.mktemp("bundle") / "calm"
+    return write_bundle(folder, noise_gain=0.0, fragile=False)
 
 
 @pytest.fixture

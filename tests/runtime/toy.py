@@ -14,10 +14,12 @@ TILES = ((32, 32), (64, 64), (32, 64))
 BATCHES = (1, 3)
 
 
-def toy_graph(path: Path, tile: tuple[int, int], batch: int, noise_gain: float = 0.1) -> None:
+def toy_graph(
+    path: Path, tile: tuple[int, int], batch: int, noise_gain: float = 0.1, fragile: bool = True
+) -> None:
     """sr = clamp(linear x4 resize of lr + gain * (noise[0, :, :3] + 2 * noise[-1, :, 2:5]) x4).
 
-    Non-finite where lr is exactly white, to test that this is noticed.
+    If fragile, non-finite where lr is exactly white, to test that this is noticed.
     """
     (height, width) = tile
     constants = {
@@ -35,6 +37,7 @@ def toy_graph(path: Path, tile: tuple[int, int], batch: int, noise_gain: float =
         "gain": np.array(noise_gain, np.float32),
         "low": np.array(-1, np.float32),
         "high": np.array(1, np.float32),
+        "deadly": np.array(1 if fragile else 9, np.float32),
     }
     node = helper.make_node
     nodes = [
@@ -51,7 +54,7 @@ def toy_graph(path: Path, tile: tuple[int, int], batch: int, noise_gain: float =
         node("Resize", ["z_gain", "", "scales"], ["z_up"], mode="nearest"),
         node("Add", ["up", "z_up"], ["sum"]),
         node("Clip", ["sum", "low", "high"], ["clipped"]),
-        node("GreaterOrEqual", ["up", "high"], ["white"]),
+        node("GreaterOrEqual", ["up", "deadly"], ["white"]),
         node("Cast", ["white"], ["white_float"], to=TensorProto.FLOAT),
         node("Sub", ["high", "white_float"], ["not_white"]),
         node("Div", ["clipped", "not_white"], ["sr"]),
@@ -78,14 +81,16 @@ def toy_graph(path: Path, tile: tuple[int, int], batch: int, noise_gain: float =
     onnx.save(model, path)
 
 
-def write_bundle(folder: Path, noise_gain: float = 0.1, **changes: object) -> Path:
+def write_bundle(
+    folder: Path, noise_gain: float = 0.1, fragile: bool = True, **changes: object
+) -> Path:
     """A bundle of toy graphs; `changes` replace fields of its manifest."""
     folder.mkdir(parents=True)
     graphs = []
     for tile in TILES:
         for batch in BATCHES:
             name = f"toy-{tile[0]}x{tile[1]}-b{batch}.onnx"
-            toy_graph(folder / name, tile, batch, noise_gain)
+            toy_graph(folder / name, tile, batch, noise_gain, fragile)
             graphs.append(Graph(name, tile, batch, {"max_abs": 0.0}))
     fields = {
         "preset": "toy",

@@ -1,0 +1,252 @@
+"""Whole runs of the command over folders: every option, interruptions, kills."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpnsr.runtime import cli
+from lpnsr.runtime.images import read
+from lpnsr.runtime.upscaler import Upscaler
+
+from .samples import SAMPLES, write_all
+from .toy import photo
+
+
+@pytest.fixture
+def run(tmp_path, calm_bundle, monkeypatch, capfd):
+    """Runs the command in an empty folder; gives exit code and lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = cli.main([*arguments, "--model", str(calm_bundle)])
+        return code, capfd.readouterr().err.splitlines()
+
+    return run
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+def test_every_kind_of_picture_into_every_format(tmp_path, calm_bundle, run, kind):
+    write_all(tmp_path / "in")
+    code, errors = run("in", "-o", "out", "--format", kind)
+    assert code == 0
+    dropped = {line.split("dropped")[0].split(": ", 3)[3].strip() for line in errors}
+    allowed = {"jpeg": "16-bit depth, transparency", "webp": "16-bit depth"}
+    assert all(set(text.split(", ")) <= set(allowed[kind].split(", ")) for text in dropped)
+    assert len(files(tmp_path / "out")) == len(SAMPLES)
+    model = Upscaler.from_bundle(calm_bundle)
+    for name, (_, pixels) in SAMPLES.items():
+        stem, suffix = name.rsplit(".", 1)
+        shared = sum(other.rsplit(".", 1)[0] == stem for other in SAMPLES) > 1
+        new = {"png": "png", "jpeg": "jpg", "webp": "webp", "tiff": "tif"}[kind]
+        path = tmp_path / "out" / f"{stem}{'_' + suffix if shared else ''}.{new}"
+        if kind == "tiff" and stem == "grey-alpha16":
+            continue  # Pillow does not read 16-bit grey with alpha from TIFF
+        found = read(path).pixels
+        assert found.shape[:2] == tuple(4 * side for side in pixels.shape[:2])
+        if kind in ("png", "tiff"):
+            assert found.dtype == pixels.dtype and found.shape[2] == pixels.shape[2]
+            if pixels.shape[2] == 3:  # pixel for pixel what the library gives
+                np.testing.assert_array_equal(found, model.upscale(pixels))
+
+
+def test_jpeg_is_what_pillow_makes_of_the_librarys_output(tmp_path, calm_bundle, run):
+    Image.fromarray(photo(40, 50)).save("a.png")
+    assert run("a.png", "-o", "b.jpg", "--quality", "80") == (0, [])
+    with Image.open("a.png") as image:
+        large = Upscaler.from_bundle(calm_bundle).upscale(np.asarray(image))
+    Image.fromarray(large).save("c.jpg", quality=80)
+    with Image.open("b.jpg") as found, Image.open("c.jpg") as expected:
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_scale_and_side_and_names(tmp_path, run):
+    os.makedirs("in/sub")
+    Image.fromarray(photo(20, 30)).save("in/a.png")
+    Image.fromarray(photo(10, 10)).save("in/sub/b.jpg")
+    options = ["--scale", "2.5", "--max-side", "60", "--suffix", "_big", "--pattern", "*"]
+    assert run("in", "-o", "out", *options) == (0, [])
+    assert files(tmp_path / "out") == ["a_big.png", "sub/b_big.png"]
+    with Image.open("out/a_big.png") as image:
+        assert image.size == (60, 40)
+    with Image.open("out/sub/b_big.png") as image:
+        assert image.size == (25, 25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "0.5"], "'0.5' is not a number from 1 to 4"),
+        (["--scale", "nan"], "'nan' is not a number"),
+        (["--quality", "101"], "'101' is not a whole number, 1 to 100"),
+        (["--max-side", "0"], "'0' is not a whole number, 1 or more"),
+        (["--max-megapixels", "0"], "is not a number from 0.001"),
+        (["--suffix", "a/b"], "'a/b' is not part of a file name"),
+        (["--overwrite", "--skip-existing"], "not allowed with"),
+        (["--format", "gif"], "gif"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, run, capfd, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run("a.png", "-o", "out", *arguments)
+    assert stop.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("lpnsr-run: ") and message in line
+
+
+def test_limits_are_refused_before_anything_is_computed(tmp_path, run, monkeypatch):
+    def compute(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(Upscaler, "bands", compute)
+    Image.fromarray(np.zeros((5000, 2), np.uint8)).save("long.png")
+    code, (error,) = run("long.png", "-o", "out", "--format", "webp")
+    assert code == 2 and "long.png: the output would have 8x20000 pixels, WEBP holds" in error
+    code, (error,) = run("long.png", "-o", "out", "--max-megapixels", "0.009")
+    assert code == 2 and "over 0.009 million pixels" in error
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("M", (), {"available": 10**5}))
+    code, (error,) = run("long.png", "-o", "out")
+    assert code == 2 and "long.png: needs " in error and "0.0 GB are free" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report(tmp_path, run):
+    os.mkdir("in")
+    Image.fromarray(photo(20, 30)).save("in/a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"hello")
+    code, _ = run("in", "-o", "out", "--report", "deep/run.json", "--seed", "7")
+    assert code == 1
+    good, bad = json.loads((tmp_path / "deep" / "run.json").read_text())["pictures"]
+    seconds = good.pop("seconds")
+    assert set(seconds) == {"decode", "compute", "encode"}
+    assert all(0 <= spent < 60 for spent in seconds.values())
+    assert good.pop("backend").startswith("ONNX Runtime")
+    assert good == {
+        "input": "in/a.png",
+        "output": "out/a.png",
+        "input_size": [20, 30],
+        "output_size": [80, 120],
+        "lost": [],
+        "sha256": hashlib.sha256((tmp_path / "out" / "a.png").read_bytes()).hexdigest(),
+        "seed": 7,
+        "model": "toy",
+    }
+    assert bad["input"] == "in/b.png" and "is not a picture" in bad["error"]
+    assert bad["seed"] == 7 and "sha256" not in bad
+
+
+def test_existing_outputs_are_skipped(tmp_path, run):
+    os.mkdir("in")
+    for name in "abc":
+        Image.fromarray(photo(20, 30)).save(f"in/{name}.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.png").write_bytes(b"kept")
+    said = "lpnsr-run: 1 of 3 pictures exist and are skipped"
+    assert run("in", "-o", "out", "--skip-existing") == (0, [said])
+    assert (tmp_path / "out" / "b.png").read_bytes() == b"kept"
+    said = "lpnsr-run: 3 of 3 pictures exist and are skipped"
+    assert run("in", "-o", "out", "--skip-existing") == (0, [said])
+
+
+def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
+    os.mkdir("in")
+    for number in range(30):
+        Image.fromarray(photo(20, 30)).save(f"in/{number}.png")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, errors = run("in", "-o", "out")
+    assert code == 2
+    assert "No space left on device" in errors[0]
+    assert "pictures were not tried" in errors[-1] and "--skip-existing" in errors[-1]
+    assert files(tmp_path / "out") == []
+
+
+def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path, run):
+    os.mkdir("in")
+    for name in ("a" * 250, "b"):
+        Image.fromarray(photo(20, 30)).save(f"in/{name}.png")
+    code, errors = run("in", "-o", "out", "--suffix", "_upscaled")
+    assert code == 1 and "File name too long" in errors[0]
+    assert files(tmp_path / "out") == ["b_upscaled.png"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder of 24 pictures of a second of work, all in all."""
+    folder = tmp_path_factory.mktemp("many") / "in"
+    folder.mkdir()
+    for number in range(24):
+        Image.fromarray(np.roll(photo(90, 110), number, axis=0)).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(many, bundle):
+    """Name of each output of `many` -> its content."""
+    assert cli.main([str(many), "-o", str(many.parent / "whole"), "--model", str(bundle)]) == 0
+    return {path.name: path.read_bytes() for path in (many.parent / "whole").iterdir()}
+
+
+def start(many, out, bundle):
+    command = [sys.executable, "-m", "lpnsr.runtime.cli", str(many), "-o", str(out)]
+    command += ["--model", str(bundle), "--skip-existing", "--threads", "1"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finished(out):
+    return {path.name: path for path in out.glob("[0-9]*.png")}
+
+
+def wait_for_more(process, out, before):
+    while len(finished(out)) <= before and process.poll() is None:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_clean_and_resumes(tmp_path, many, bundle, expected, number):
+    process = start(many, tmp_path, bundle)
+    wait_for_more(process, tmp_path, 2)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 128 + number
+    done = finished(tmp_path)
+    assert 2 < len(done) < 24
+    assert errors == [
+        f"lpnsr-run: interrupted after {len(done)} of 24 pictures; to resume, "
+        "run the same command with --skip-existing"
+    ]
+    assert sorted(os.listdir(tmp_path)) == sorted(done), "a temporary file is left"
+    process = start(many, tmp_path, bundle)
+    assert process.communicate(timeout=60)[1].startswith(f"lpnsr-run: {len(done)} of 24 pictures")
+    assert process.returncode == 0
+    assert {name: path.read_bytes() for name, path in finished(tmp_path).items()} == expected
+
+
+def test_kills_leave_no_output_or_a_whole_one(tmp_path, many, bundle, expected):
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        process = start(many, tmp_path, bundle)
+        wait_for_more(process, tmp_path, len(finished(tmp_path)) + 1)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        for name, path in finished(tmp_path).items():
+            assert path.read_bytes() == expected[name]
+        if process.returncode == 0:
+            break
+        kills += 1
+    assert kills >= 3 and len(finished(tmp_path)) == 24
