@@ -18,6 +18,7 @@ OFFICIAL_FORMS = {
     "denoiser": ("state_dict", "module._orig_mod."),
     "noise_predictor": (None, ""),
 }
+UPSR_FORMS = {"upsr_auxiliary": ("params_ema", ""), "upsr_denoiser": ("params", "module.")}
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +33,19 @@ def recipe() -> ModuleType:
 @pytest.fixture(scope="session")
 def official_weights(recipe, tmp_path_factory):
     """A folder of full-size checkpoints with the recipe's weights, like the published ones."""
+    yield from _checkpoints(recipe, OFFICIAL_FORMS, tmp_path_factory.mktemp("official_weights"))
+
+
+@pytest.fixture(scope="session")
+def upsr_weights(recipe, tmp_path_factory):
+    """The same for UPSR."""
+    yield from _checkpoints(recipe, UPSR_FORMS, tmp_path_factory.mktemp("upsr_weights"))
+
+
+def _checkpoints(recipe, forms, folder):
     import torch
 
-    folder = tmp_path_factory.mktemp("official_weights")
-    for network, (wrapper, prefix) in OFFICIAL_FORMS.items():
+    for network, (wrapper, prefix) in forms.items():
         described = json.loads((REFERENCE / "keys" / f"{network}.json").read_text())
         content = {
             prefix + key: torch.from_numpy(value) for key, value in recipe.fill(network).items()
