@@ -34,11 +34,13 @@ EMA_DECAY = 0.999
 
 
 def main() -> None:
-    """Train the stages that have a number of minutes, and save each as float16 safetensors."""
+    """Train stage by stage; each ends with its weights written as float16 safetensors."""
     parser = argparse.ArgumentParser(prog="python -m lpnsr.models.training", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of PNG photographs")
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names not to train on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the weights; goes on from those there"
+    )
     parser.add_argument("--preset", default="lpnsr-tiny")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crop", type=int, default=32, help="side of an input crop")
@@ -48,7 +50,7 @@ def main() -> None:
         nargs=3,
         default=(5000, 5000, 2000),
         metavar=("PRE_UPSAMPLER", "DENOISER", "CHAIN"),
-        help="of each stage; 0 loads its networks from --out instead of training them",
+        help="of each stage, 0 leaves it out",
     )
     args = parser.parse_args()
 
@@ -67,17 +69,22 @@ def main() -> None:
         (("denoiser",), _denoiser_loss(chain), 8, 1e-3),
         (("denoiser", "noise_predictor"), _chain_loss(chain), 4, 5e-4),
     )
+    files = {role: args.out / network.files[0] for role, network in preset.networks.items()}
+    for role, file in files.items():
+        if file.exists():
+            load_network(module_of(chain, role), file, role)
     for (roles, loss, batch, rate), iterations in zip(stages, args.iterations, strict=True):
-        files = {role: args.out / preset.networks[role].files[0] for role in roles}
         if iterations:
             batches = (photos.batch(batch, args.crop) for _ in range(iterations))
-            networks = nn.ModuleList(module_of(chain, role) for role in roles)
-            train(networks, loss, batches, iterations, rate)
-            for role, file in files.items():
-                save(module_of(chain, role), file, role)
-        else:
-            for role, file in files.items():
-                load_network(module_of(chain, role), file, role)
+            train(
+                nn.ModuleList(module_of(chain, role) for role in roles),
+                loss,
+                batches,
+                iterations,
+                rate,
+            )
+            for role in roles:
+                save(module_of(chain, role), files[role], role)
 
 
 def train(
