@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from queue import Queue
 from threading import Condition, Event
 
+import cv2
 import numpy as np
 
 from lpnsr.runtime import formats, images, memory
@@ -153,7 +154,7 @@ class Pipeline:
                     return self._attempt(outcome, picture, writers)
                 except MemoryError:
                     self.say(self.upscaler.shrink())
-        except (ImageError, UpscaleError, MemoryError) as error:
+        except (ImageError, UpscaleError, MemoryError, cv2.error) as error:
             return _failed(outcome, error)
 
     def _attempt(
@@ -215,7 +216,7 @@ def _ahead(
 
 
 def _failed(outcome: Outcome, error: Exception) -> Future[Outcome]:
-    outcome.error, outcome.cause = str(error), error
+    outcome.error, outcome.cause = str(error) or "not enough memory; crop or split it", error
     future: Future[Outcome] = Future()
     future.set_result(outcome)
     return future

@@ -1,7 +1,9 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends import BackendError
@@ -66,3 +68,28 @@ def test_a_failing_run_is_a_backend_error(bundle):
     lr, noise = inputs(opened.manifest.graphs[0])
     with pytest.raises(BackendError, match="ONNX Runtime fails"):
         backend.run(lr[:, :2], noise)
+
+
+def test_exhausted_memory_is_a_memory_error(own_bundle):
+    """The graph asks for more memory than any machine has."""
+    opened = Bundle.open(own_bundle())
+    graph = opened.manifest.graphs[0]
+    model = onnx.load(opened.graph_path(graph))
+    shape = numpy_helper.from_array(np.array([2**31, 2**14], np.int64), "shape")
+    model.graph.initializer.append(shape)
+    last = model.graph.node[-1]
+    last.output[0] = "small"
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["noise"], ["one"], keepdims=0),
+            helper.make_node("Expand", ["one", "shape"], ["wide"]),
+            helper.make_node("ReduceMax", ["wide"], ["most"], keepdims=0),
+            helper.make_node("Add", ["small", "most"], ["sr"]),
+        ]
+    )
+    model.graph.node[-4].output[0] = model.graph.node[-3].input[0] = "mean"
+    onnx.save(model, opened.graph_path(graph))
+    backend = backends.create()
+    backend.load(opened, graph)
+    with pytest.raises(MemoryError):
+        backend.run(*inputs(graph))

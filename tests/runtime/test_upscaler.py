@@ -1,3 +1,5 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -150,6 +152,18 @@ def test_values_that_are_not_finite_name_the_tile(bundle):
     picture[5:9, 70:74] = 255  # the toy model divides by zero there
     with pytest.raises(UpscaleError, match=r"row 0, column 48"):
         Upscaler.from_bundle(bundle, tile=(32, 32)).upscale(picture)
+
+
+def test_the_output_is_never_whole_in_memory(bundle):
+    model = Upscaler.from_bundle(bundle, tile=(64, 64))
+    model.backend = Recorder()
+    picture = photo(6000, 40)
+    tracemalloc.start()
+    for _ in model.bands(picture):
+        model.backend.calls.clear()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 4 * picture.nbytes / 3  # a third of the output as float32
 
 
 class Overflowing(Recorder):

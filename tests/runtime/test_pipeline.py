@@ -1,0 +1,154 @@
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpnsr.runtime import formats, images, pipeline
+from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.formats import FORMATS
+from lpnsr.runtime.images import Header
+from lpnsr.runtime.jobs import Job
+from lpnsr.runtime.pipeline import Pipeline
+from lpnsr.runtime.recipe import Recipe
+from lpnsr.runtime.upscaler import Upscaler
+
+from .toy import photo
+
+
+class Grey:
+    """A backend that returns grey."""
+
+    def load(self, bundle, graph):
+        pass
+
+    def run(self, lr, noise):
+        batch, channels, height, width = lr.shape
+        return np.zeros((batch, channels, 4 * height, 4 * width), np.float32)
+
+    def describe(self):
+        return "grey"
+
+
+@pytest.fixture
+def model(bundle):
+    upscaler = Upscaler.from_bundle(bundle, tile=(32, 32), batch=1)
+    upscaler.backend = Grey()
+    return upscaler
+
+
+def jobs(folder, count, size=(20, 20)):
+    (folder / "in").mkdir()
+    for number in range(count):
+        Image.fromarray(photo(*size)).save(folder / "in" / f"{number}.png")
+    return [
+        Job(folder / "in" / f"{number}.png", folder / "out" / f"{number}.png")
+        for number in range(count)
+    ]
+
+
+def start(model, jobs, stop=None, progress=lambda job, done, total: None):
+    stop = stop or threading.Event()
+    line = Pipeline(model, Recipe(), FORMATS["png"], 95, lambda text: None, progress, stop)
+    return line.run(jobs)
+
+
+def test_decoding_and_encoding_overlap_with_computing(tmp_path, model, monkeypatch):
+    """While a picture is computed, the next one is decoded and the one before is encoded."""
+    todo = jobs(tmp_path, 6)
+    decoded, encoding = ({job: threading.Event() for job in todo} for _ in range(2))
+    by_path = {path: job for job in todo for path in (job.source, job.target)}
+    read, write = images.read, formats.write
+
+    def note_read(path):
+        picture = read(path)
+        decoded[by_path[path]].set()
+        return picture
+
+    def note_write(path, *arguments):
+        encoding[by_path[path]].set()
+        return write(path, *arguments)
+
+    def progress(job, done, total):
+        index = todo.index(job)
+        for other in todo[index + 1 : index + 2]:
+            assert decoded[other].wait(60)
+        for other in todo[max(index - 1, 0) : index]:
+            assert encoding[other].wait(60)
+
+    monkeypatch.setattr(images, "read", note_read)
+    monkeypatch.setattr(formats, "write", note_write)
+    outcomes = list(start(model, todo, progress=progress))
+    assert [outcome.job for outcome in outcomes] == todo
+    assert all(outcome.error is None for outcome in outcomes)
+    assert all(set(outcome.seconds) == {"decode", "compute", "encode"} for outcome in outcomes)
+
+
+def test_few_pictures_wait_in_memory(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(pipeline, "_PIXELS", 900)  # two of 400 pixels
+    read, decoded, most = images.read, [], []
+
+    def count(path):
+        decoded.append(path)
+        return read(path)
+
+    def progress(job, done, total):
+        most.append(len(decoded) - int(job.source.stem))
+
+    monkeypatch.setattr(images, "read", count)
+    list(start(model, jobs(tmp_path, 12), progress=progress))
+    assert len(decoded) == 12 and max(most) <= 2
+
+
+def test_a_picture_beyond_the_limit_goes_alone(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(pipeline, "_PIXELS", 100)
+    outcomes = list(start(model, jobs(tmp_path, 3)))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+
+
+def test_stopping_drops_the_picture_in_work(tmp_path, model):
+    stop = threading.Event()
+
+    def progress(job, done, total):
+        if job.source.stem == "2" and done == 1:
+            stop.set()
+
+    outcomes = list(start(model, jobs(tmp_path, 6, (20, 90)), stop, progress))
+    assert [outcome.job.source.stem for outcome in outcomes] == ["0", "1"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "1.png"]
+    assert all(outcome.sha256 for outcome in outcomes)
+
+
+def test_leaving_early_leaves_nothing_behind(tmp_path, model):
+    run = start(model, jobs(tmp_path, 6))
+    next(run)
+    run.close()
+    assert not list(tmp_path.rglob("*.lpnsr-partial"))
+
+
+def test_a_failing_engine_ends_the_run(tmp_path, model, monkeypatch):
+    class Broken(Grey):
+        def run(self, lr, noise):
+            raise BackendError("the device is gone")
+
+    model.backend = Broken()
+    with pytest.raises(BackendError, match="gone"):
+        list(start(model, jobs(tmp_path, 3)))
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
+
+
+def test_an_encoder_that_fails_is_one_picture(tmp_path, model, monkeypatch):
+    todo = jobs(tmp_path, 4, (20, 90))
+    todo[1] = Job(todo[1].source, tmp_path / "in" / "0.png" / "no-folder.png")
+    outcomes = list(start(model, todo))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True, True]
+    assert "cannot write" in outcomes[1].error
+
+
+def test_memory_is_asked_for_before_decoding(tmp_path, model, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lpnsr.runtime.memory.check", asked.append)
+    list(start(model, jobs(tmp_path, 1)))
+    header = Header((20, 20), 3, 8)
+    assert asked == [model.memory((20, 20)) + 400 * (3 + 4 + 4)]
+    assert pipeline.memory.of_files(header, (80, 80), FORMATS["jpeg"]) == 400 * 11 + 4 * 6400
