@@ -52,10 +52,11 @@ def _make(path: Path, width: int, height: int) -> None:
 def _print(args: argparse.Namespace, source: Path, seconds: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     header = images.probe(source)
-    scale = Upscaler.from_bundle(args.model).bundle.manifest.scale
+    upscaler = Upscaler.from_bundle(args.model)
+    scale = upscaler.bundle.manifest.scale
     target = (scale * args.height, scale * args.width)
-    needed = Upscaler.from_bundle(args.model).memory(header.size)
-    needed += memory.of_files(header, target, FORMATS[args.format])
+    kind = FORMATS[args.format]
+    needed = memory.needed(header, target, kind, upscaler.memory(header.size))
     pixels = args.width * args.height * 3
     print(f"{args.width}x{args.height} to {args.format} in {seconds:.0f} s")
     print(f"input {pixels / 1e9:.2f} GB, output {pixels * scale**2 / 1e9:.2f} GB as 8-bit RGB")

@@ -238,7 +238,9 @@ def _write_webp(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         base = ExifTags.Base
         tags |= {base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2}
     image = _whole(bands, layout)
-    image.convert("RGBA" if layout.channels in (2, 4) else "RGB").save(
+    if layout.channels < 3:
+        image = image.convert("RGBA" if layout.channels == 2 else "RGB")
+    image.save(
         stream,
         "WEBP",
         quality=layout.quality,

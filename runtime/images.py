@@ -124,7 +124,10 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     else:
         if raw:
             lost.append("16-bit depth")
-        image, details = _without_cmyk(image, details)
+        if image.mode == "CMYK" and details.profile:
+            image, profile = _for_screens(image, details.profile)
+            details = replace(details, profile=profile)
+            lost += [] if profile else ["color profile"]
         pixels = _shallow(image, path)
     if not turned:
         pixels = _upright(pixels, metadata.orientation(image))
@@ -189,18 +192,14 @@ def _with_key(pixels: np.ndarray, key: int | tuple[int, ...] | None) -> np.ndarr
     return np.dstack([pixels, visible.astype(np.uint16) * 0xFFFF])
 
 
-def _without_cmyk(image: Image.Image, details: Metadata) -> tuple[Image.Image, Metadata]:
-    """Printing colours as sRGB, by their profile if there is one."""
-    if image.mode != "CMYK" or not details.profile:
-        return image, details
+def _for_screens(image: Image.Image, profile: bytes) -> tuple[Image.Image, bytes | None]:
+    """Printing colours as sRGB with its profile, or as they are if theirs cannot be applied."""
     screen = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     try:
-        image = ImageCms.profileToProfile(
-            image, io.BytesIO(details.profile), screen, outputMode="RGB"
-        )
-    except ImageCms.PyCMSError as error:
-        raise ImageError(f"its color profile cannot be applied ({error})") from error
-    return image, replace(details, profile=screen.tobytes())
+        image = ImageCms.profileToProfile(image, io.BytesIO(profile), screen, outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return image, None
+    return image, screen.tobytes()
 
 
 def _shallow(image: Image.Image, path: Path) -> np.ndarray:

@@ -8,18 +8,24 @@ from lpnsr.runtime.formats import Format
 from lpnsr.runtime.images import Header, ImageError
 
 
-def of_files(header: Header, target: tuple[int, int], kind: Format) -> int:
-    """Bytes that decoding and encoding need at their peak.
+def needed(header: Header, target: tuple[int, int], kind: Format, computing: int) -> int:
+    """Bytes that a picture needs at the peak, from above.
 
     Args:
         header: the input.
         target: (height, width) of the output.
         kind: the output's format.
+        computing: bytes that the upscaling of one picture needs besides input and output.
     """
-    samples = header.channels * header.bits // 8
-    # Pillow holds 4 bytes per pixel; hidden colors are filled with the help of two 4-byte maps.
-    decoding = header.size[0] * header.size[1] * (samples + max(samples, 4) + 4)
-    return decoding + (0 if kind.streams else 4 * target[0] * target[1])
+    pixels, sample = header.size[0] * header.size[1], header.bits // 8
+    samples = header.channels * sample
+    # Pillow holds 4 bytes per pixel; 16-bit pictures are decoded twice and reordered.
+    decoding = pixels * (4 + 2 * samples * sample)
+    # Grey goes to the model as RGB; hidden colors are found with two 4-byte maps and a palette.
+    hidden = 16 * sample if header.channels in (2, 4) else 0
+    upscaling = pixels * (samples + 3 * sample + hidden) + computing
+    whole = 0 if kind.streams else 4 * target[0] * target[1]
+    return max(decoding, upscaling + whole)
 
 
 def check(needed: int) -> None:

@@ -1,9 +1,10 @@
 """Fixtures for the tests of the runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .toy import write_bundle
 
@@ -25,3 +26,11 @@ def calm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_bundle(tmp_path: Path) -> Callable[..., Path]:
     """Makes a toy bundle that the test may damage; takes manifest fields to change."""
     return lambda **changes: write_bundle(tmp_path / "own", **changes)
+
+
+@pytest.fixture(autouse=True)
+def pixel_limit() -> Iterator[None]:
+    """Undoes what a run of the command sets for its own process."""
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = before

@@ -1,4 +1,4 @@
-"""The runtime stands on NumPy, OpenCV, Pillow, tqdm and an engine; nothing of the training side."""
+"""The runtime stands on a few packages and an engine; nothing of the training side."""
 
 import ast
 import subprocess

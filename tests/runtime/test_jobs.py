@@ -1,4 +1,3 @@
-import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -134,7 +133,8 @@ suffixes = st.sampled_from([".jpg", ".png", ".JPG", ".webp"])
 @settings(max_examples=100, deadline=None)
 @given(st.sets(st.tuples(st.sampled_from(["", "s/"]), names, suffixes), min_size=1), st.booleans())
 def test_every_picture_gets_a_name_of_its_own(files, marked):
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         touch(*("in/" + "".join(parts) for parts in files))
         planned = plan("in", mark="_x" if marked else "")
         assert planned == plan("in", mark="_x" if marked else "")

@@ -137,6 +137,15 @@ def test_cmyk_is_converted_by_its_profile_to_srgb(tmp_path, monkeypatch):
     assert profile.xcolor_space.strip() == "RGB"
 
 
+def test_a_cmyk_profile_that_does_not_work_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr("lpnsr.runtime.metadata._fits", lambda profile, image: True)
+    cmyk, path = Image.fromarray(RGB).convert("CMYK"), tmp_path / "a.tif"
+    path.write_bytes(saved(cmyk, "TIFF", icc_profile=b"a printer's"))
+    picture = read(path)
+    assert picture.lost == ("color profile",) and picture.metadata.profile is None
+    np.testing.assert_array_equal(picture.pixels, np.asarray(cmyk.convert("RGB")))
+
+
 def test_unreadable_metadata_is_dropped_and_said(tmp_path):
     exif, path = camera(), tmp_path / "a.jpg"
     Image.fromarray(RGB).save(path, exif=exif, icc_profile=b"no profile")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime import formats, images, pipeline
+from lpnsr.runtime import formats, images, memory, pipeline
 from lpnsr.runtime.backends import BackendError
 from lpnsr.runtime.formats import FORMATS
 from lpnsr.runtime.images import Header
@@ -150,5 +150,13 @@ def test_memory_is_asked_for_before_decoding(tmp_path, model, monkeypatch):
     monkeypatch.setattr("lpnsr.runtime.memory.check", asked.append)
     list(start(model, jobs(tmp_path, 1)))
     header = Header((20, 20), 3, 8)
-    assert asked == [model.memory((20, 20)) + 400 * (3 + 4 + 4)]
-    assert pipeline.memory.of_files(header, (80, 80), FORMATS["jpeg"]) == 400 * 11 + 4 * 6400
+    computing = model.memory((20, 20))
+    assert asked == [memory.needed(header, (80, 80), FORMATS["png"], computing)]
+
+
+def test_the_memory_needed():
+    rgb, png, jpeg = Header((10, 10), 3, 8), FORMATS["png"], FORMATS["jpeg"]
+    assert memory.needed(rgb, (40, 40), png, 0) == 100 * (4 + 6)
+    assert memory.needed(rgb, (40, 40), png, 5000) == 100 * (3 + 3) + 5000
+    assert memory.needed(rgb, (40, 40), jpeg, 5000) == 100 * (3 + 3) + 5000 + 4 * 1600
+    assert memory.needed(Header((10, 10), 4, 16), (40, 40), png, 0) == 100 * (8 + 6 + 32)
