@@ -1,12 +1,10 @@
 """Train the built-in model: `python -m lpnsr.models.training --photos DIR --out DIR`.
 
-Three stages:
+Three stages, each with the earlier networks frozen:
 
 1. pre-upsampler: regression (L1) on crops;
 2. denoiser: the ResShift objective, predict x_0 from x_t at a random t (L1 in pixels);
-3. noise predictor: LPNSR, Algorithm 1, through the whole reverse chain (L1 on the picture). The
-   denoiser is not frozen here: after its short training it has only seen states that lie near
-   true pictures, and in the chain it must go on from its own.
+3. noise predictor: LPNSR, Algorithm 1, through the whole reverse chain (L1 on the picture).
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ from lpnsr.models.training.photos import PhotoCrops, PhotoError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 EMA_DECAY = 0.999
+LEARNING_RATE = 1e-3
 
 
 def main() -> None:
@@ -48,59 +47,51 @@ def main() -> None:
         "--iterations",
         type=int,
         nargs=3,
-        default=(5000, 5000, 2000),
-        metavar=("PRE_UPSAMPLER", "DENOISER", "CHAIN"),
+        default=(5000, 7500, 600),
+        metavar=("PRE_UPSAMPLER", "DENOISER", "NOISE_PREDICTOR"),
         help="of each stage, 0 leaves it out",
     )
     args = parser.parse_args()
 
     generator = torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
-    files = sorted(f for f in args.photos.glob("*.png") if f.name not in args.hold_out)
+    chosen = sorted(f for f in args.photos.glob("*.png") if f.name not in args.hold_out)
     try:
-        photos = PhotoCrops(files, scale=4, generator=generator)
+        photos = PhotoCrops(chosen, scale=4, generator=generator)
     except PhotoError as error:
         parser.error(str(error))
     preset = get_preset(args.preset)
     chain = preset.build()
     args.out.mkdir(parents=True, exist_ok=True)
-    stages = (
-        (("pre_upsampler",), _pre_upsampler_loss(chain), 8, 1e-3),
-        (("denoiser",), _denoiser_loss(chain), 8, 1e-3),
-        (("denoiser", "noise_predictor"), _chain_loss(chain), 4, 5e-4),
-    )
+    stages = {
+        "pre_upsampler": (_pre_upsampler_loss(chain), 8),
+        "denoiser": (_denoiser_loss(chain), 8),
+        "noise_predictor": (_chain_loss(chain), 4),
+    }
     files = {role: args.out / network.files[0] for role, network in preset.networks.items()}
     for role, file in files.items():
         if file.exists():
             load_network(module_of(chain, role), file, role)
-    for (roles, loss, batch, rate), iterations in zip(stages, args.iterations, strict=True):
+    for (role, (loss, batch)), iterations in zip(stages.items(), args.iterations, strict=True):
         if iterations:
             batches = (photos.batch(batch, args.crop) for _ in range(iterations))
-            train(
-                nn.ModuleList(module_of(chain, role) for role in roles),
-                loss,
-                batches,
-                iterations,
-                rate,
-            )
-            for role in roles:
-                save(module_of(chain, role), files[role], role)
+            train(module_of(chain, role), loss, batches, iterations)
+            save(module_of(chain, role), files[role], role)
 
 
 def train(
-    networks: nn.Module,
+    network: nn.Module,
     loss: Loss,
     batches: Iterator[tuple[Tensor, Tensor]],
     iterations: int,
-    rate: float,
 ) -> None:
-    """Train in place; the networks end with the moving average of their weights.
+    """Train in place; the network ends with the moving average of its weights.
 
-    Adam, cosine decay of `rate` to a hundredth after a short warm-up, bfloat16 autocast.
+    Adam, cosine decay to a hundredth after a short warm-up, bfloat16 autocast.
     """
-    average = copy.deepcopy(networks)
-    networks.train().requires_grad_(True)
-    optimizer = torch.optim.Adam(networks.parameters(), lr=rate)
+    average = copy.deepcopy(network)
+    network.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _warm_cosine(step, iterations)
     )
@@ -111,17 +102,17 @@ def train(
             value = loss(lr, hr)
         optimizer.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        for mean, new in zip(average.parameters(), networks.parameters(), strict=True):
+        for mean, new in zip(average.parameters(), network.parameters(), strict=True):
             mean.lerp_(new.detach(), 1 - decay)
         smooth = value.item() if smooth is None else 0.99 * smooth + 0.01 * value.item()
         if step % 50 == 0:
             progress.set_postfix(loss=f"{smooth:.5f}", refresh=False)
-    networks.load_state_dict(average.state_dict())
-    networks.eval().requires_grad_(False)
+    network.load_state_dict(average.state_dict())
+    network.eval().requires_grad_(False)
     tqdm.write(f"loss {smooth:.5f} after {time.monotonic() - started:.0f} s")
 
 
