@@ -117,6 +117,7 @@ _RESSHIFT_DENOISER = Network(
 _ATD = Network(partial(ATD, ATDConfig()), ("atd_real.pth",))
 # State, estimate and y come in, each a picture rearranged to 48 channels.
 _PIXEL_UNET = partial(SwinUNetConfig, 3 * 48, 48, features=128)
+# The released schedule starts at sqrt(eta_1) = sqrt(0.001), whatever its stated noise level.
 _UPSR_SCHEDULE = partial(
     Schedule,
     kappa=2.5,
@@ -172,7 +173,7 @@ PRESETS = {
         ),
         Preset(
             # The paper gives its steps and its 52.7 million parameters in all; the sizes that make
-            # them up are ours.
+            # them up are ours, and so is the file name.
             name="upsr-light",
             schedule=_UPSR_SCHEDULE(steps=4),
             networks={
