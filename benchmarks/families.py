@@ -1,7 +1,8 @@
 """What each family costs on this machine: `python -m lpnsr.benchmarks.families`.
 
 Every preset runs in a process of its own, so that its peak memory is its own: eager PyTorch with
-random weights, on a GPU where PyTorch sees one. Multiply-accumulates are counted, not estimated.
+random weights, on a GPU where PyTorch sees one. Multiply-accumulates are counted, not estimated,
+in a chain without memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from lpnsr.models.presets import PresetError, get_preset
+from lpnsr.models.presets import Preset, PresetError, get_preset
 
 FAMILIES = ("upsr", "upsr-light", "lpnsr", "resshift")
 PUBLISHED = (
@@ -63,17 +64,26 @@ def measure(name: str, tile: int, batch: int, runs: int) -> Cost:
     chain = preset.build().to(device)
     lr = torch.rand(batch, 3, tile, tile, device=device) * 2 - 1
     noise = torch.randn(preset.draws, batch, preset.latent_channels, tile, tile, device=device)
-    with FlopCounterMode(display=False) as counter:
-        chain(lr, noise)
+    chain(lr, noise)
     seconds = sorted(_seconds(chain, lr, noise) for _ in range(runs))[runs // 2]
     return Cost(
         preset=name,
         steps=preset.schedule.steps,
         parameters=sum(parameter.numel() for parameter in chain.parameters()),
-        macs=counter.get_total_flops() // 2 // batch,
+        macs=_macs(preset, tile),
         seconds=seconds,
         memory=_peak_memory(),
     )
+
+
+def _macs(preset: Preset, tile: int) -> int:
+    with torch.device("meta"):
+        chain = preset.build()
+        lr = torch.empty(1, 3, tile, tile)
+        noise = torch.empty(preset.draws, 1, preset.latent_channels, tile, tile)
+    with FlopCounterMode(display=False) as counter:
+        chain(lr, noise)
+    return counter.get_total_flops() // 2
 
 
 def _seconds(chain: torch.nn.Module, lr: torch.Tensor, noise: torch.Tensor) -> float:
