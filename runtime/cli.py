@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -152,7 +153,8 @@ def _signals() -> Iterator[tuple[Event, list[int]]]:
 
 @contextmanager
 def _quiet_decoders() -> Iterator[None]:
-    """Keep libraries written in C, which comment on damaged files, away from stderr."""
+    """Keep Pillow's log and libraries written in C, which comment on damage, off stderr."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     sys.stderr.flush()
     before, descriptor = sys.stderr, os.dup(2)
     with open(os.devnull, "wb") as null, open(os.dup(2), "w", buffering=1) as own:
