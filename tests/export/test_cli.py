@@ -1,0 +1,296 @@
+import argparse
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lpnsr.export import cli, pack
+from lpnsr.models.checkpoints import CheckpointError
+from lpnsr.models.presets import PresetError
+from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+
+TILE = ("--tile", "16")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(quick, here, capfd):
+    """Exports the micro model to `out`; gives exit code and lines on stdout and stderr."""
+
+    def run(*arguments, base=("--preset", "micro", "-o", "out", *TILE)):
+        code = cli.main([*base, *map(str, arguments)])
+        out, err = capfd.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_export(run, quick, here):
+    code, out, err = run("--weights", quick.weights)
+    assert (code, err) == (0, [])
+    bundle = Bundle.open(here / "out")
+    size = sum(path.stat().st_size for path in (here / "out").iterdir())
+    assert out[0] == f"out: {size / 1e6:.1f} MB"
+    (graph,) = bundle.manifest.graphs
+    assert out[1].startswith(f"  {graph.file}: x0_relative_l2 ")
+    assert len(out) == 2
+
+
+def test_single_files(run, quick, here):
+    files = {role: quick.weights / f"{role}.safetensors" for role in quick.preset.networks}
+    options = [
+        part for role, file in files.items() for part in (f"--{role.replace('_', '-')}", file)
+    ]
+    assert run(*options)[0] == 0
+    Bundle.open(here / "out")
+
+
+def test_force(run, quick):
+    arguments = ("--weights", quick.weights)
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments)
+    assert (code, err) == (
+        2,
+        ["lpnsr-export: out exists; add --force to replace it or name another folder"],
+    )
+    assert run(*arguments, "--force")[0] == 0
+
+
+def test_each_tile_in_each_batch(run, quick, monkeypatch):
+    asked = []
+
+    def record(chain, preset, shapes, target, **_):
+        asked.extend(shapes)
+        raise BundleError("enough")
+
+    monkeypatch.setattr(pack, "pack", record)
+    run("--weights", quick.weights, "--tile", "16", "24x8", "16x16", "--batch", "1", "3")
+    assert asked == [(1, (16, 16)), (1, (24, 8)), (3, (16, 16)), (3, (24, 8))]
+
+
+def test_a_terminal_gets_a_progress_bar(run, quick, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert run("--weights", quick.weights)[0] == 0
+    shown = terminal.getvalue()
+    for stage in ("load weights", *pack.stages(quick.preset, [(1, (16, 16))]), "done"):
+        assert stage in shown, stage
+    assert "9/9" not in shown and "8/8" in shown
+
+
+def no_bundle(_):
+    Path("out").mkdir()
+    Path("out/cat.png").touch()
+
+
+def bundle_that_is_there(_):
+    Path("out").mkdir()
+    (Path("out") / MANIFEST).touch()
+
+
+def other_network(weights):
+    save_file({"body.weight": torch.zeros(3, 3)}, weights / "denoiser.safetensors")
+
+
+def text_file(weights):
+    (weights / "denoiser.safetensors").write_text("hello, I am text")
+
+
+def text_file_named_pth(weights):
+    (weights / "denoiser.safetensors").write_text("hello, I am text")
+    (weights / "denoiser.safetensors").rename("denoiser.pth")
+
+
+BAD = {
+    "no weights": (
+        ["--preset", "lpnsr", "--tile", "64"],
+        None,
+        ["lpnsr needs weights", "--weights DIR", "--pre-upsampler FILE"],
+    ),
+    "no such folder": (
+        ["--weights", "none"],
+        None,
+        ["none has no checkpoint", "--pre-upsampler FILE"],
+    ),
+    "folder without one file": (
+        ["--weights", "weights"],
+        lambda weights: (weights / "denoiser.safetensors").unlink(),
+        ["weights has no checkpoint of the denoiser", "denoiser.safetensors"],
+    ),
+    "no such file": (
+        ["--weights", "weights", "--denoiser", "none.pth"],
+        None,
+        ["there is no checkpoint none.pth"],
+    ),
+    "network that the preset has not": (
+        ["--weights", "weights", "--auxiliary", "weights/denoiser.safetensors"],
+        None,
+        ["micro has no auxiliary", "leave out --auxiliary"],
+    ),
+    "checkpoint of another network": (
+        ["--weights", "weights"],
+        other_network,
+        ["no checkpoint of the denoiser", "missing: time_embed.0.weight", "unexpected: body"],
+    ),
+    "swapped checkpoints": (
+        ["--weights", "weights", "--denoiser", "weights/noise_predictor.safetensors"],
+        None,
+        ["noise_predictor.safetensors is no checkpoint of the denoiser", "of the wrong shape"],
+    ),
+    "text as safetensors": (
+        ["--weights", "weights"],
+        text_file,
+        ["weights/denoiser.safetensors cannot be read"],
+    ),
+    "text as pth": (
+        ["--weights", "weights", "--denoiser", "denoiser.pth"],
+        text_file_named_pth,
+        ["denoiser.pth cannot be read"],
+    ),
+    "unknown preset": (["--preset", "lpnrs"], None, ["unknown preset 'lpnrs'", "lpnsr-tiny"]),
+    "tile not a multiple": (
+        ["--weights", "weights", "--tile", "16", "16x20"],
+        None,
+        ["tile 16x20", "multiples of 8"],
+    ),
+    "folder that is no bundle": (["--weights", "weights", "--force"], no_bundle, ["not a bundle"]),
+    "bundle that is there": (["--weights", "weights"], bundle_that_is_there, ["add --force"]),
+    "parent that is a file": (
+        ["--weights", "weights", "-o", "file/out"],
+        lambda _: Path("file").touch(),
+        ["file"],
+    ),
+}
+
+
+@pytest.fixture(params=BAD)
+def bad(request, quick, here):
+    """Arguments that are wrong, and what the message must say."""
+    arguments, prepare, parts = BAD[request.param]
+    weights = here / "weights"
+    weights.mkdir()
+    for file in quick.weights.iterdir():
+        (weights / file.name).write_bytes(file.read_bytes())
+    if prepare:
+        prepare(weights)
+    return arguments, parts
+
+
+def test_bad_input_gets_one_line(bad, run, here):
+    arguments, parts = bad
+    before = everything(here)
+    code, out, err = run(*arguments)
+    assert (code, out, len(err)) == (2, [], 1), err
+    assert err[0].startswith("lpnsr-export: ")
+    for part in parts:
+        assert part in err[0]
+    assert everything(here) == before
+
+
+def test_debug_shows_the_traceback(bad, run):
+    arguments, _ = bad
+    with pytest.raises((BundleError, CheckpointError, PresetError, OSError)):
+        run(*arguments, "--debug")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tile", "64x"],
+        ["--tile", "sixty"],
+        ["--tile", "0"],
+        ["--tile", "-64"],
+        ["--tile", "64x64x64"],
+        ["--batch", "0"],
+        ["--batch", "1.5"],
+        ["--tile"],
+        ["--nonsense"],
+    ],
+)
+def test_malformed_options(run, here, arguments, capfd):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    err = capfd.readouterr().err
+    assert "lpnsr-export: error: " in err and "Traceback" not in err
+    assert everything(here) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tile"), [("64", (64, 64)), ("128x64", (128, 64)), ("64x192", (64, 192))]
+)
+def test_a_tile_is_height_times_width(text, tile):
+    assert cli.parse_tile(text) == tile
+
+
+@pytest.mark.parametrize("text", ["", "x", "64x", "x64", "064", "6 4", "64X64", "64\n", "٦٤"])
+def test_what_is_no_tile(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        cli.parse_tile(text)
+
+
+def test_a_wrong_graph_gets_one_line(run, quick, here, monkeypatch):
+    monkeypatch.setattr(
+        pack, "measure", lambda *_, **__: {"x0_relative_l2": 0.5, "sr_close_share": 1.0}
+    )
+    code, out, err = run("--weights", quick.weights)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "x_0 of the exported graph is 5.0e-01" in err[0]
+    assert everything(here) == []
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx_ir", "onnxscript"])
+def test_a_missing_package_gets_one_line(run, quick, here, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = run("--weights", quick.weights)
+    assert code == 2
+    assert err == [
+        f"lpnsr-export: {package} is not installed; run: pip install 'lpnsr[cpu,export]'"
+    ]
+
+
+def test_a_missing_engine_gets_one_line(run, quick, here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = run("--weights", quick.weights)
+    assert (code, len(err)) == (2, 1)
+    assert "pip install 'lpnsr[cpu]'" in err[0]
+    assert everything(here) == []
+
+
+def test_an_interrupted_export_says_so(run, quick, here, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pack, "measure", interrupt)
+    assert run("--weights", quick.weights) == (
+        130,
+        [],
+        ["lpnsr-export: interrupted, no bundle was written"],
+    )
+    assert everything(here) == []
+
+
+def test_as_a_process(here):
+    command = [sys.executable, "-c", "from lpnsr.export.cli import main; raise SystemExit(main())"]
+    done = subprocess.run([*command, "-o", "out"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("lpnsr-export: lpnsr needs weights")
