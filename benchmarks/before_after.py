@@ -1,7 +1,7 @@
 """The README's picture: `python -m lpnsr.benchmarks.before_after PHOTO OUT`.
 
-A crop of a photograph, reduced to a quarter: upscaled with bicubic interpolation on the left, by the
-built-in model in the middle, the original on the right.
+A crop of a photograph, reduced to a quarter: upscaled with bicubic interpolation on the left, by
+the built-in model in the middle, the original on the right.
 """
 
 from __future__ import annotations

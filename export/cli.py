@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.bundle import BundleError
 
+    # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _export(args)
     except KeyboardInterrupt:

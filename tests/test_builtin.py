@@ -1,0 +1,86 @@
+"""The built-in model: small, quick, better than bicubic, without seams."""
+
+import statistics
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpnsr.benchmarks.quality import measure
+from lpnsr.models import presets
+from lpnsr.runtime.bundle import BUILTIN
+from lpnsr.runtime.upscaler import Upscaler
+
+PHOTOS = Path(__file__).parent / "photos"
+UNSEEN = sorted(PHOTOS.glob("kodim*.png"))
+
+
+@pytest.fixture(scope="module")
+def upscaler():
+    return Upscaler.from_bundle()
+
+
+def lighthouse(height, width):
+    with Image.open(PHOTOS / "lighthouse_small.png") as image:
+        return np.asarray(image.convert("RGB"))[-height:, -width:]
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.square(a.astype(float) - b.astype(float)).mean())
+
+
+def test_beats_bicubic_on_photographs_it_has_not_seen(upscaler):
+    assert len(UNSEEN) == 4
+    results = [measure(photo, upscaler.upscale) for photo in UNSEEN]
+    gains = [model.psnr - bicubic.psnr for model, bicubic in results]
+    print("gain over bicubic in dB:", [f"{gain:+.2f}" for gain in gains])
+    assert np.mean(gains) >= 0.4
+    assert min(gains) > 0
+    for model, bicubic in results:
+        assert bicubic.sharpness < model.sharpness <= 1
+
+
+def test_tile_sizes_agree_on_a_photograph():
+    small = lighthouse(192, 128)
+    pictures = [Upscaler.from_bundle(tile=tile).upscale(small) for tile in ((64, 64), (128, 128))]
+    value = psnr(*pictures)
+    print(f"tile 64 against tile 128: {value:.1f} dB")
+    assert value >= 35
+
+
+def test_batches_agree(upscaler):
+    small = lighthouse(96, 120)
+    batches = sorted({graph.batch for graph in upscaler.bundle.manifest.graphs})
+    assert len(batches) > 1
+    pictures = [Upscaler.from_bundle(tile=(64, 64), batch=b).upscale(small) for b in batches]
+    for picture in pictures[1:]:
+        difference = np.abs(picture.astype(int) - pictures[0].astype(int))
+        # Matrix products of other sizes round otherwise; noise and tiles are the same.
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3
+
+
+def test_a_tile_takes_at_most_0_4_seconds_on_two_cores():
+    upscaler = Upscaler.from_bundle(tile=(64, 64), threads=2)
+    small = lighthouse(64, 64)
+    upscaler.upscale(small)
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        upscaler.upscale(small)
+        seconds.append(time.perf_counter() - start)
+    print(f"64x64 tile: {statistics.median(seconds):.3f} s")
+    # The fastest of several runs, as other work on the machine only ever adds time.
+    assert min(seconds) <= 0.4
+
+
+def test_takes_at_most_12_megabytes_in_the_wheel():
+    folders = (BUILTIN, presets.BUILTIN_WEIGHTS)
+    files = [file for folder in folders for file in folder.iterdir()]
+    # Wheels are zip archives; the masks of attention windows, for one, are almost all zeros.
+    size = sum(len(zlib.compress(file.read_bytes())) for file in files)
+    print(f"built-in model: {size / 1e6:.1f} MB")
+    assert size <= 12e6
