@@ -47,19 +47,28 @@ class Export:
 @pytest.fixture(scope="session")
 def export(official_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("full_size")
-    bundle, printed = folder / "bundle", folder / "printed.txt"
+    try:
+        yield run_export(official_weights, folder / "bundle", folder / "printed.txt")
+    finally:
+        shutil.rmtree(folder)
+
+
+def run_export(weights, bundle, printed):
     with printed.open("w") as stream:
         start = time.monotonic()
         process = subprocess.Popen(
-            [*COMMAND, "--weights", official_weights, "-o", bundle],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
+            [*COMMAND, "--weights", weights, "-o", bundle], stdout=stream, stderr=subprocess.STDOUT
         )
-        # Unlike subprocess and getrusage, this tells what this very process has used.
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            # Unlike subprocess and getrusage, this tells what this very process has used.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    yield Export(
+    return Export(
         bundle,
         process.returncode,
         printed.read_text(),
@@ -67,7 +76,6 @@ def export(official_weights, tmp_path_factory):
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * 1024,
     )
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
