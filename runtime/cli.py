@@ -153,8 +153,9 @@ def _signals() -> Iterator[tuple[Event, list[int]]]:
 
 @contextmanager
 def _quiet_decoders() -> Iterator[None]:
-    """Keep Pillow's log and libraries written in C, which comment on damage, off stderr."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    """Keep decoders' logs and libraries written in C, which comment on damage, off stderr."""
+    for name in ("PIL", "tifffile"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     sys.stderr.flush()
     before, descriptor = sys.stderr, os.dup(2)
     with open(os.devnull, "wb") as null, open(os.dup(2), "w", buffering=1) as own:

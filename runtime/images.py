@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from lpnsr.runtime import metadata
+from lpnsr.runtime import metadata, tiff
 from lpnsr.runtime.metadata import DAMAGE, Metadata
+from lpnsr.runtime.tiff import Scan
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -66,6 +67,8 @@ def probe(path: Path) -> Header:
         ImageError: as `read`, but for damage behind the header.
     """
     with _opened(path) as image:
+        if isinstance(image, Scan):
+            return Header(image.size, image.channels, image.bits)
         channels = 1 if image.mode.startswith("I;16") else _CHANNELS.get(image.mode, 4)
         if image.has_transparency_data:
             channels = max(2, channels + channels % 2)
@@ -81,15 +84,24 @@ def read(path: Path) -> Picture:
             decompression bombs.
     """
     with _opened(path) as image:
+        if isinstance(image, Scan):
+            return _from_scan(image)
         return _decode(path, image)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[Image.Image | Scan]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder reading
-            with Image.open(path, formats=FORMATS) as image:
+            with tiff.opened(path) as scan:
+                if scan:
+                    if scan.size[0] * scan.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
+                        raise Image.DecompressionBombError
+                    yield scan
+                    return
+            # By its name, Pillow would map it into memory, where it turns TIFF wrongly.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 yield image
     except UnidentifiedImageError as error:
         if path.stat().st_size == 0:
@@ -103,14 +115,25 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise ImageError(f"cannot read {path}: {error.strerror}") from error
+    except tiff.UnsupportedTiff as error:
+        raise ImageError(f"{path} {error}") from error
     except DAMAGE as error:
         raise ImageError(f"{path} is damaged ({error}); replace it by an intact copy") from error
+
+
+def _from_scan(scan: Scan) -> Picture:
+    details, unreadable = metadata.read(scan)
+    lost = [*(["all frames but the first"] if scan.frames > 1 else []), *unreadable]
+    if scan.extra:
+        lost.append("extra channels")
+    pixels = _upright(scan.pixels(), metadata.orientation(scan))
+    return Picture(np.ascontiguousarray(pixels), details, tuple(lost))
 
 
 def _decode(path: Path, image: Image.Image) -> Picture:
     raw = _raw(image)
     if image.mode in ("I", "F"):
-        raise ImageError(f"{path} has 32-bit samples; convert it to 8 or 16 bits")
+        raise ImageError(f"{path} has signed or 32-bit samples; convert it to 8 or 16 bits")
     lost = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         lost.append("all frames but the first")

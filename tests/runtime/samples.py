@@ -53,13 +53,13 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
     stream = io.BytesIO()
     channels = pixels.shape[2]
-    tifffile.imwrite(
-        stream,
-        pixels if channels > 1 else pixels[..., 0],
-        photometric="rgb" if channels > 2 else "minisblack",
-        extrasamples=["unassalpha"] if channels in (2, 4) else None,
-        **options,
-    )
+    if options.get("planarconfig") == "separate":
+        pixels = pixels.transpose(2, 0, 1)
+    defaults = {
+        "photometric": "rgb" if channels > 2 else "minisblack",
+        "extrasamples": ["unassalpha"] if channels in (2, 4) else None,
+    }
+    tifffile.imwrite(stream, pixels if channels > 1 else pixels[..., 0], **(defaults | options))
     return stream.getvalue()
 
 
@@ -127,6 +127,18 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
     "rgb16-deflate.tif": (tiff(deep(RGB), compression="zlib", predictor=True), deep(RGB)),
     "rgb16-big-endian.tif": (tiff(deep(RGB), byteorder=">"), deep(RGB)),
     "rgba16.tif": (tiff(deep(RGBA)), deep(RGBA)),
+    "grey16-inverse.tif": (tiff(0xFFFF - deep(GREY), photometric="miniswhite"), deep(GREY)),
+    "grey-alpha16.tif": (tiff(deep(GREY_ALPHA)), deep(GREY_ALPHA)),
+    "grey-alpha16-deflate.tif": (
+        tiff(deep(GREY_ALPHA), compression="zlib", predictor=True, rowsperstrip=6, byteorder=">"),
+        deep(GREY_ALPHA),
+    ),
+    "grey-alpha-planes.tif": (tiff(GREY_ALPHA, planarconfig="separate"), GREY_ALPHA),
+    "rgb16-planes.tif": (
+        tiff(deep(RGB), planarconfig="separate", compression="zlib", tile=(16, 16)),
+        deep(RGB),
+    ),
+    "rgba16-big.tif": (tiff(deep(RGBA), bigtiff=True, rowsperstrip=7), deep(RGBA)),
     "grey.bmp": (saved(Image.fromarray(GREY[..., 0]), "BMP"), GREY),
     "palette.bmp": (saved(_PALETTE, "BMP"), np.asarray(_PALETTE.convert("RGB"))),
     "rgb.bmp": (saved(Image.fromarray(RGB), "BMP"), RGB),

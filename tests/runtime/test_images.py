@@ -7,7 +7,7 @@ from PIL import Image, ImageCms
 
 from lpnsr.runtime.images import ImageError, probe, read
 
-from .samples import GREY, RGB, SAMPLES, deep, png, saved, tiff
+from .samples import GREY, GREY_ALPHA, RGB, RGBA, SAMPLES, deep, png, saved, tiff
 from .toy import photo
 
 
@@ -25,22 +25,26 @@ def test_reads_every_kind_of_picture(tmp_path, name):
     assert header.bits == 8 * expected.itemsize and header.channels >= expected.shape[2]
 
 
+def upright(pixels, orientation):
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }
+    return turned.get(orientation, pixels)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["rgb.png", "rgb16.png", "rgb.jpg", "rgb.webp", "rgb.tif"])
 def test_turns_the_picture_upright(tmp_path, kind, orientation):
     exif, path = Image.Exif(), tmp_path / kind
     exif[0x0112] = orientation
     image = Image.fromarray(RGB)
-    turned = {
-        2: RGB[:, ::-1],
-        3: RGB[::-1, ::-1],
-        4: RGB[::-1],
-        5: RGB.transpose(1, 0, 2),
-        6: np.rot90(RGB, -1),
-        7: np.rot90(RGB, 2).transpose(1, 0, 2),
-        8: np.rot90(RGB),
-    }
-    expected = turned.get(orientation, RGB)
+    expected = upright(RGB, orientation)
     if kind == "rgb16.png":
         content = png(deep(RGB))
         body = exif.tobytes().removeprefix(b"Exif\0\0")
@@ -56,16 +60,68 @@ def test_turns_the_picture_upright(tmp_path, kind, orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("pixels", [RGB, deep(GREY), deep(RGB)], ids=["8", "grey16", "16"])
+@pytest.mark.parametrize(
+    "pixels",
+    [GREY, RGB, RGBA, deep(GREY), deep(RGB), deep(GREY_ALPHA)],
+    ids=["grey", "rgb", "rgba", "grey16", "rgb16", "grey-alpha16"],
+)
 def test_turns_tiff_upright_at_any_depth(tmp_path, pixels, orientation):
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(pixels, extratags=[(274, 3, 1, orientation, True)]))
+    np.testing.assert_array_equal(read(path).pixels, upright(pixels, orientation))
+
+
+@pytest.mark.parametrize("pixels", [GREY_ALPHA, RGBA], ids=["grey", "rgb"])
+def test_premultiplied_16_bit_tiff_is_divided_by_its_alpha(tmp_path, pixels):
+    pixels, path = deep(pixels), tmp_path / "a.tif"
+    alpha = pixels[..., -1:].astype(np.uint64)
+    multiplied = pixels.copy()
+    multiplied[..., :-1] = (pixels[..., :-1] * alpha + 32767) // 65535
+    path.write_bytes(tiff(multiplied, extrasamples=["assocalpha"]))
     found = read(path).pixels
-    with Image.open(path) as image:
-        expected = np.asarray(image)
-    if expected.dtype != found.dtype:
-        found = found >> 8
-    np.testing.assert_array_equal(found, expected.reshape(found.shape))
+    np.testing.assert_array_equal(found[..., -1:], alpha)
+    error = np.abs(found[..., :-1].astype(float) - pixels[..., :-1]) * (alpha > 0)
+    assert (error <= 0.5 + 32768 / np.maximum(alpha, 1)).all()
+    assert not found[..., :-1][alpha[..., 0] == 0].any()
+
+
+def test_extra_channels_of_16_bit_tiff_are_dropped_and_said(tmp_path):
+    path = tmp_path / "a.tif"
+    kinds = {4: ["unspecified"], 5: ["unassalpha", "unspecified"]}
+    for count, extra in kinds.items():
+        pixels = np.dstack([deep(RGBA), deep(GREY)])[..., :count]
+        path.write_bytes(tiff(pixels, extrasamples=extra))
+        picture = read(path)
+        np.testing.assert_array_equal(picture.pixels, pixels[..., :-1])
+        assert picture.lost == ("extra channels",)
+
+
+def test_16_bit_tiff_that_cannot_be_unpacked_says_so(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(set_short(tiff(deep(GREY_ALPHA), compression="zlib"), 259, 5))
+    with pytest.raises(ImageError, match=r"a.tif has LZW compression .*; save it with deflate"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"), [(279, 0, "is missing"), (279, 9999, "is truncated")]
+)
+def test_missing_strips_of_16_bit_tiff_are_damage(tmp_path, tag, value, message):
+    path = tmp_path / "a.tif"
+    path.write_bytes(set_short(tiff(deep(GREY_ALPHA), compression="zlib"), tag, value))
+    with pytest.raises(ImageError, match=message):
+        read(path)
+
+
+def test_a_strip_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("lpnsr.runtime.tiff._SEGMENT", 0)
+    path = tmp_path / "a.tif"
+    content = tiff(deep(GREY_ALPHA), compression="zlib")
+    path.write_bytes(content)
+    assert read(path).pixels.shape == GREY_ALPHA.shape
+    path.write_bytes(set_short(content, 257, GREY_ALPHA.shape[0] - 1))
+    with pytest.raises(ImageError, match="larger than the picture"):
+        read(path)
 
 
 def chunk(kind, content):
@@ -178,9 +234,11 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 def test_a_huge_picture_is_refused(tmp_path, monkeypatch):
     Image.fromarray(photo(40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "b.tif").write_bytes(tiff(deep(photo(40, 40)[..., :2])))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     for opening in (read, probe):
-        with pytest.raises(ImageError, match=r"over 0.0014 million pixels; .*--max-megapixels"):
-            opening(tmp_path / "a.png")
+        for name in ("a.png", "b.tif"):
+            with pytest.raises(ImageError, match=r"over 0.0014 million pixels; .*--max-megapixels"):
+                opening(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert read(tmp_path / "a.png").pixels.shape == (40, 40, 3)

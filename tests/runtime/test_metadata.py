@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from PIL.TiffImagePlugin import IFDRational
 from lpnsr.runtime.formats import FORMATS, Layout, write
 from lpnsr.runtime.images import read
 
-from .samples import GREY, HEIGHT, RGB, SRGB, WIDTH, deep, png, saved
-from .test_images import chunk
+from .samples import GREY, HEIGHT, RGB, RGBA, SRGB, WIDTH, deep, png, saved, tiff
+from .test_images import chunk, set_short
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 BASE, IFD = ExifTags.Base, ExifTags.IFD
@@ -164,3 +165,18 @@ def test_unreadable_metadata_is_dropped_and_said(tmp_path):
 def test_a_resolution_of_nothing_is_none(tmp_path, dpi):
     Image.fromarray(RGB).save(tmp_path / "a.png", dpi=dpi)
     assert read(tmp_path / "a.png").metadata.dpi is None
+
+
+def test_tiff_that_pillow_does_not_read_keeps_its_own(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(RGBA).save(path, exif=camera(), dpi=(300, 150))
+    plain, content = read(path), path.read_bytes()
+    at = content.index(struct.pack("<HHI", 258, 3, 4))  # 4 samples of 8 bits; now 2 of 16
+    content = content[: at + 4] + struct.pack("<IHH", 2, 16, 16) + content[at + 12 :]
+    path.write_bytes(set_short(set_short(content, 277, 2), 262, 1))
+    picture = read(path)
+    assert picture.pixels.dtype == np.uint16 and picture.pixels.shape == (WIDTH, HEIGHT, 2)
+    assert picture.metadata == plain.metadata and picture.metadata.dpi == (300, 150)
+    assert picture.metadata.exif[IFD.Exif][BASE.ISOSpeedRatings] == 400
+    path.write_bytes(tiff(deep(RGB), planarconfig="separate", iccprofile=SRGB, bigtiff=True))
+    assert read(path).metadata.profile == SRGB
