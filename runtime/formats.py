@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lpnsr.runtime.bundle import sha256
 from lpnsr.runtime.images import ImageError
-from lpnsr.runtime.metadata import Metadata, exif_bytes
+from lpnsr.runtime.metadata import Metadata, Tags, exif_bytes
 from lpnsr.runtime.rows import regroup
 
 _LEVEL = 3
 """Effort of zlib: higher ones take longer and gain nothing on photographs."""
 
-_TIFF_LIMIT = 2**32 - 2**24
-"""Bytes of samples that a TIFF file holds besides its tags."""
+_CLASSIC_TIFF = 2**32 - 2**26
+"""Most bytes before the tags of a TIFF file with 32-bit offsets."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Layout:
     quality: int
 
 
+_OFFSETS = (ExifTags.Base.TileOffsets, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+"""Tags whose values may be over 4 GB in BigTIFF."""
+
+
 Bands = Iterable[np.ndarray]
 """A picture as arrays (n, W, C) of its layout's type, top to bottom."""
 
@@ -60,7 +64,7 @@ class Format:
         deep: whether it holds 16-bit samples.
         alpha: whether it holds transparency.
         grey: whether it holds grey pictures; else they become RGB.
-        exif: most bytes of EXIF.
+        tags: most bytes of EXIF, and of XMP.
         streams: whether it is written band by band, not from the whole picture in memory.
         side: most pixels a side.
         write: writes a picture to a stream.
@@ -70,7 +74,7 @@ class Format:
     deep: bool
     alpha: bool
     grey: bool
-    exif: int
+    tags: int
     streams: bool
     side: int
     write: Callable[[BinaryIO, Bands, Layout], None]
@@ -87,26 +91,25 @@ class Format:
         if details.profile and layout.channels < 3 and not self.grey:
             details = replace(details, profile=None)
             lost.append("color profile")
-        if len(exif_bytes(details.tags(layout.size))) > self.exif:
+        if len(exif_bytes(details.tags(layout.size))) > self.tags:
             details = replace(details, exif=None)
             lost.append("EXIF")
+        if len(details.packet(layout.size)) > self.tags:
+            details = replace(details, xmp=None)
+            lost.append("XMP")
         return replace(layout, metadata=details), lost
 
-    def check(self, size: tuple[int, int], channels: int, bits: int) -> None:
-        """Refuse a picture that is too large for the format.
+    def check(self, size: tuple[int, int]) -> None:
+        """Refuse a picture of a (height, width) that is too large for the format.
 
         Raises:
-            ImageError: it has too many pixels a side or too many bytes.
+            ImageError: it has too many pixels a side.
         """
         name = self.suffixes[0][1:].upper()
         if max(size) > self.side:
             raise ImageError(
                 f"the output would have {size[1]}x{size[0]} pixels, {name} holds {self.side} "
                 "a side; choose --format png or a lower --scale"
-            )
-        if self is FORMATS["tiff"] and size[0] * size[1] * channels * bits // 8 > _TIFF_LIMIT:
-            raise ImageError(
-                f"the output would have {size[1]}x{size[0]} pixels, over 4 GB; choose --format png"
             )
 
 
@@ -158,6 +161,8 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if details.exif:
         chunk(b"eXIf", exif_bytes(details.tags(layout.size)).removeprefix(b"Exif\0\0"))
+    if details.xmp:
+        chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + details.packet(layout.size))
     packer = zlib.compressobj(_LEVEL)
     above = np.zeros(width * layout.channels * layout.dtype.itemsize, dtype=np.uint8)
     for band in bands:
@@ -173,10 +178,36 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
 
 
 def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
-    """Tiles as wide as the picture, deflated; the directory that finds them stands last."""
-    (height, width), channels, details = layout.size, layout.channels, layout.metadata
+    """Tiles as wide as the picture, then the directory that finds them; BigTIFF only if needed."""
+    stream.write(bytes(16))
+    tags = _tiff_tags(layout) | _write_tiles(stream, bands, layout)
+    big = stream.tell() > _CLASSIC_TIFF
+    head = b"II+\0\x08\0\0\0" if big else b"II*\0"
+    offset = struct.Struct("<Q" if big else "<I")
+
+    def write_directory(content: Tags, group: int | None = None) -> int:
+        directory = ImageFileDirectory_v2(head + bytes(offset.size), group=group)
+        for tag, value in content.items():
+            directory[tag] = value
+            if big and tag in _OFFSETS:
+                directory.tagtype[tag] = TiffTags.LONG8
+        stream.write(bytes(-stream.tell() % 8))
+        start = stream.tell()
+        stream.write(directory.tobytes(start))
+        return start
+
+    for group in ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo:
+        if group in tags:
+            tags[group] = write_directory(tags[group], group)
+    start = write_directory(tags)
+    stream.seek(0)
+    stream.write(head + offset.pack(start))
+
+
+def _write_tiles(stream: BinaryIO, bands: Bands, layout: Layout) -> Tags:
+    """Write the pixels, deflated; gives the tags that say where and how."""
+    height, width = layout.size
     padding, rows = -width % 16, 16 * max(1, 2**18 // (16 * width))
-    stream.write(b"II*\0\0\0\0\0")
     offsets, counts = [], []
     for band in regroup(bands, height, rows):
         margin = ((0, rows - len(band)), (0, padding), (0, 0))
@@ -186,21 +217,28 @@ def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         offsets.append(stream.tell())
         counts.append(len(packed))
         stream.write(packed)
-    directory = ImageFileDirectory_v2(prefix=b"II")
     base = ExifTags.Base
-    tags = details.tags(layout.size) | {
-        base.ImageWidth: width,
-        base.ImageLength: height,
-        base.BitsPerSample: (8 * layout.dtype.itemsize,) * channels,
+    return {
         base.Compression: 8,
-        base.PhotometricInterpretation: 1 if channels < 3 else 2,
-        base.SamplesPerPixel: channels,
-        base.PlanarConfiguration: 1,
         base.Predictor: 2,
         base.TileWidth: width + padding,
         base.TileLength: rows,
         base.TileOffsets: tuple(offsets),
         base.TileByteCounts: tuple(counts),
+    }
+
+
+def _tiff_tags(layout: Layout) -> Tags:
+    """The tags that do not depend on where the pixels are."""
+    (height, width), channels, details = layout.size, layout.channels, layout.metadata
+    base = ExifTags.Base
+    tags = details.tags(layout.size) | {
+        base.ImageWidth: width,
+        base.ImageLength: height,
+        base.BitsPerSample: (8 * layout.dtype.itemsize,) * channels,
+        base.PhotometricInterpretation: 1 if channels < 3 else 2,
+        base.SamplesPerPixel: channels,
+        base.PlanarConfiguration: 1,
     }
     if channels in (2, 4):
         tags[base.ExtraSamples] = 2
@@ -209,13 +247,9 @@ def _write_tiff(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         tags |= {base.XResolution: across, base.YResolution: down, base.ResolutionUnit: 2}
     if details.profile:
         tags[base.InterColorProfile] = details.profile
-    for tag, value in tags.items():
-        directory[tag] = value
-    stream.write(b"\0" * (stream.tell() % 2))
-    start = stream.tell()
-    stream.write(directory.tobytes(start))
-    stream.seek(4)
-    stream.write(struct.pack("<I", start))
+    if details.xmp:
+        tags[base.XMLPacket] = details.packet(layout.size)
+    return tags
 
 
 def _write_jpeg(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
@@ -227,6 +261,7 @@ def _write_jpeg(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         exif=exif_bytes(details.tags(layout.size)),
         icc_profile=details.profile,
         dpi=details.dpi or (0, 0),
+        xmp=details.packet(layout.size),
     )
 
 
@@ -247,6 +282,7 @@ def _write_webp(stream: BinaryIO, bands: Bands, layout: Layout) -> None:
         lossless=layout.quality == 100,
         exif=exif_bytes(tags),
         icc_profile=details.profile,
+        xmp=details.packet(layout.size),
     )
 
 
@@ -263,7 +299,7 @@ def _whole(bands: Bands, layout: Layout) -> Image.Image:
 
 FORMATS = {
     "png": Format((".png",), True, True, True, 2**31, True, 2**31 - 1, _write_png),
-    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65533, False, 65500, _write_jpeg),
+    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65504, False, 65500, _write_jpeg),
     "webp": Format((".webp",), False, True, False, 2**31, False, 16383, _write_webp),
     "tiff": Format((".tif", ".tiff"), True, True, True, 2**31, True, 2**31 - 1, _write_tiff),
 }

@@ -1,9 +1,10 @@
-"""What a picture carries besides pixels: colour profile, EXIF and print resolution."""
+"""What a picture carries besides pixels: colour profile, EXIF, XMP and print resolution."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,16 @@ _INTEROPERABILITY = 0xA005
 """A pointer within the Exif directory to another one, which says nothing about the picture."""
 
 
+_IN_XMP = (
+    b"tiff:Orientation",
+    b"tiff:ImageWidth",
+    b"tiff:ImageLength",
+    b"exif:PixelXDimension",
+    b"exif:PixelYDimension",
+)
+"""The properties of XMP that describe the pixels."""
+
+
 Tags = dict[int, Any]
 """EXIF tag -> value; for the directories of `_IFDS` the value is such a dictionary again."""
 
@@ -61,11 +72,13 @@ class Metadata:
         profile: the ICC profile of the colours.
         exif: EXIF tags, without orientation, thumbnail and layout of the file.
         dpi: pixels per inch, across and down.
+        xmp: the XMP packet of the input.
     """
 
     profile: bytes | None = None
     exif: Tags | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
 
     def tags(self, size: tuple[int, int]) -> Tags:
         """The EXIF tags for a picture of `size` (height, width) that is upright."""
@@ -78,6 +91,15 @@ class Metadata:
                 ExifTags.Base.ExifImageHeight: size[0],
             }
         return tags
+
+    def packet(self, size: tuple[int, int]) -> bytes:
+        """The XMP packet for a picture of `size` (height, width) that is upright, b"" for none."""
+        packet = self.xmp or b""
+        for name, value in zip(_IN_XMP, (1, size[1], size[0], size[1], size[0]), strict=True):
+            # As an attribute, name="6", or as an element, <name>6</name>.
+            found = rb"(%s(?:\s*=\s*[\"']|>)\s*)\d+" % name
+            packet = re.sub(found, rb"\g<1>%d" % value, packet)
+        return packet
 
 
 def exif_bytes(tags: Tags) -> bytes:
@@ -104,7 +126,13 @@ def read(image: Image.Image) -> tuple[Metadata, list[str]]:
         dpi = _dpi(image)
     except DAMAGE:
         lost.append("DPI")
-    return Metadata(profile or None, exif or None, dpi), lost
+    xmp = image.info.get("xmp")
+    if xmp and not _is_packet(xmp):
+        xmp = None
+        lost.append("XMP")
+    elif xmp and b"xmpNote:HasExtendedXMP" in xmp:
+        lost.append("extended XMP")
+    return Metadata(profile or None, exif or None, dpi, xmp or None), lost
 
 
 def orientation(image: Image.Image) -> int:
@@ -145,6 +173,14 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     across, down = float(across), float(down)
     usable = all(math.isfinite(value) and 0 < value < 1e6 for value in (across, down))
     return (across, down) if usable else None
+
+
+def _is_packet(xmp: object) -> bool:
+    """Whether this is XMP in its usual encoding, in which `Metadata.packet` can correct it."""
+    try:
+        return isinstance(xmp, bytes) and "<rdf:RDF" in xmp.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _fits(profile: bytes, image: Image.Image) -> bool:

@@ -138,7 +138,7 @@ class Pipeline:
 
     def _refuse_too_large(self, header: Header) -> None:
         target = self.recipe.target(header.size)
-        self.kind.check(target, header.channels, header.bits)
+        self.kind.check(target)
         passes = 2 if self.recipe.alpha == "model" and header.channels in (2, 4) else 1
         computing = passes * self.upscaler.memory(header.size)
         memory.check(memory.needed(header, target, self.kind, computing))

@@ -1,7 +1,8 @@
 """TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
 
 These are grey with alpha, white as zero, channels in planes of their own, alpha multiplied into
-the colors and extra channels; of these, the ones with 16 bits a sample, and grey with alpha.
+the colors and extra channels; of these, the ones with 16 bits a sample, and grey with alpha. And
+files over 4 GB.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 
 _READABLE = (COMPRESSION.NONE, *_DEFLATE)
 """What tifffile unpacks by itself, and fast."""
+
+_FAR = 2**32
+"""From here on, Pillow does not find the directory of a compressed file, and returns black."""
 
 _EXTRA = 2
 """Most channels besides the colors."""
@@ -170,6 +174,8 @@ def _scan(path: Path, stack: ExitStack) -> Scan | None:
         page = file.pages.first
         if _is_ours(page):
             return Scan(page, _COLORS[page.photometric], len(file.pages))
+        if page.offset >= _FAR:
+            raise UnsupportedTiff("is over 4 GB and of an uncommon kind; convert it to PNG")
     except (*DAMAGE, tifffile.TiffFileError):
         pass  # Pillow tells what is wrong
     return None
@@ -181,6 +187,8 @@ def _is_ours(page: tifffile.TiffPage) -> bool:
         return False
     if page.sampleformat != SAMPLEFORMAT.UINT or page.imagedepth > 1:
         return False
+    if page.offset >= _FAR:
+        return page.bitspersample in (8, 16)
     usual = page.photometric != PHOTOMETRIC.MINISWHITE and (
         page.planarconfig == PLANARCONFIG.CONTIG or samples == 1
     )

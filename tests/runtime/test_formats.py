@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile
 
 from lpnsr.runtime.bundle import sha256
@@ -62,6 +62,32 @@ def test_tiff_spans_many_tiles(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, pixels)
 
 
+def test_tiff_over_4_gb_has_64_bit_offsets(tmp_path):
+    """The file has a hole of 5 GB that takes no space on the disk."""
+    pixels, path = np.tile(RGB, (35, 40, 1)), tmp_path / "a.tif"
+    exif = {0x010F: "maker", ExifTags.IFD.Exif: {0x8827: 400}, ExifTags.IFD.GPSInfo: {1: "N"}}
+
+    def bands(stream):
+        yield pixels[:300]
+        stream.seek(5 * 2**30, os.SEEK_CUR)
+        yield pixels[300:]
+
+    for is_big in (False, True):
+        with path.open("wb") as stream:
+            source = bands(stream) if is_big else [pixels]
+            FORMATS["tiff"].write(stream, source, layout(pixels, Metadata(SRGB, exif, (300, 150))))
+        assert (path.stat().st_size > 5 * 2**30) == is_big
+        with tifffile.TiffFile(path) as file:
+            assert file.is_bigtiff == is_big and len(file.pages) == 1
+            np.testing.assert_array_equal(file.pages[0].asarray(), pixels)
+        found = read(path)
+        np.testing.assert_array_equal(found.pixels, pixels)
+        assert found.metadata.profile == SRGB and found.metadata.dpi == (300, 150)
+        assert found.metadata.exif[0x010F] == "maker"
+        assert found.metadata.exif[ExifTags.IFD.Exif][0x8827] == 400
+        assert found.metadata.exif[ExifTags.IFD.GPSInfo] == {1: "N"}
+
+
 @pytest.mark.parametrize("name", ["grey", "rgb"])
 def test_jpeg_is_pillows(tmp_path, name):
     pixels, path, expected = KINDS[name], tmp_path / "a.jpg", io.BytesIO()
@@ -102,10 +128,13 @@ def test_what_a_format_cannot_hold_is_named(kind, pixels, channels, lost):
     assert (adapted.metadata.profile is None) == ("color profile" in lost)
 
 
-def test_exif_that_is_too_long_for_jpeg_is_dropped():
-    exif = {0x010E: "x" * 70000}
-    assert FORMATS["jpeg"].adapt(layout(RGB, Metadata(exif=exif)))[1] == ["EXIF"]
-    assert FORMATS["png"].adapt(layout(RGB, Metadata(exif=exif)))[1] == []
+def test_what_is_too_long_for_jpeg_is_dropped(tmp_path):
+    exif, xmp = {0x010E: "x" * 70000}, b"<rdf:RDF>" + b" " * 70000
+    assert FORMATS["jpeg"].adapt(layout(RGB, Metadata(exif=exif, xmp=xmp)))[1] == ["EXIF", "XMP"]
+    assert FORMATS["png"].adapt(layout(RGB, Metadata(exif=exif, xmp=xmp)))[1] == []
+    longest = Metadata(xmp=xmp[:65504])
+    assert save(tmp_path / "a.jpg", "jpeg", RGB, longest) == []
+    assert read(tmp_path / "a.jpg").metadata == longest
 
 
 @pytest.mark.parametrize(
@@ -113,14 +142,14 @@ def test_exif_that_is_too_long_for_jpeg_is_dropped():
     [
         ("webp", (100, 16384), "WEBP holds 16383 a side"),
         ("jpeg", (65501, 4), "JPG holds 65500 a side"),
-        ("tiff", (40000, 40000), "over 4 GB; choose --format png"),
     ],
 )
 def test_too_large_pictures_are_refused(kind, size, message):
     with pytest.raises(ImageError, match=message):
-        FORMATS[kind].check(size, 3, 8)
-    FORMATS[kind].check((16383, 16383), 3, 8)
-    FORMATS["png"].check((200000, 200000), 4, 16)
+        FORMATS[kind].check(size)
+    FORMATS[kind].check((16383, 16383))
+    for roomy in ("png", "tiff"):
+        FORMATS[roomy].check((200000, 200000))
 
 
 def test_writes_into_new_folders(tmp_path):

@@ -4,6 +4,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from lpnsr.runtime.formats import FORMATS, Layout, write
@@ -71,6 +72,54 @@ def test_everything_is_carried_over(tmp_path, source, kind):
     else:
         found = image.info["dpi"]
     np.testing.assert_allclose([float(value) for value in found], (300, 150), atol=0.02)
+
+
+XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{0}"
+ xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:PixelXDimension = '{1}'
+ xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="5">
+<exif:PixelYDimension>{2}</exif:PixelYDimension>
+<tiff:ImageWidth>{1}</tiff:ImageWidth><tiff:ImageLength>{2}</tiff:ImageLength>
+<dc:title><rdf:Alt><rdf:li xml:lang="x-default">Sch\u00f6n 6</rdf:li></rdf:Alt></dc:title>
+</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>"""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("source", FORMATS)
+@pytest.mark.parametrize("exif", [True, False], ids=["EXIF", "alone"])
+def test_xmp_is_carried_over_and_says_upright(tmp_path, source, kind, exif):
+    path = tmp_path / f"in{SUFFIXES[source]}"
+    xmp = XMP.format(6, WIDTH, HEIGHT).encode()
+    options = {"exif": camera()} if exif else {}
+    if source == "png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+    elif source == "tiff":
+        options["tiffinfo"] = {700: xmp}
+    else:
+        options["xmp"] = xmp
+    Image.fromarray(RGB).save(path, **options)
+    image, lost = carried(tmp_path, path, kind)
+    assert lost == ()
+    assert image.size == (2 * HEIGHT, 2 * WIDTH)  # turned, once
+    expected = XMP.format(1, *image.size)
+    if source == "tiff":  # Pillow turns the picture itself, and says so by saying nothing
+        expected = expected.replace('tiff:Orientation="1"', "")
+    assert image.info["xmp"].decode() == expected
+    assert image.getexif().get(BASE.Orientation, 1) == 1
+
+
+def test_xmp_that_cannot_be_corrected_is_dropped_and_said(tmp_path):
+    path = tmp_path / "a.jpg"
+    for xmp in (XMP.encode("utf-16"), b"\xff\xd8 <rdf:RDF", b"hello"):
+        Image.fromarray(RGB).save(path, xmp=xmp)
+        picture = read(path)
+        assert "XMP" in picture.lost and picture.metadata.xmp is None
+    more = XMP.replace("xmp:Rating", 'xmpNote:HasExtendedXMP="0F" xmp:Rating').encode()
+    Image.fromarray(RGB).save(path, xmp=more)
+    assert read(path).lost == ("extended XMP",)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
