@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from types import FrameType
 
+import cv2
 from PIL import Image
 from tqdm import tqdm
 
@@ -55,13 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
+    if args.threads:
+        cv2.setNumThreads(args.threads)
     kind = FORMATS[args.format or _format_of(args.output)]
     naming = Naming(kind.suffixes, args.suffix, args.pattern)
     replace = args.overwrite or args.skip_existing
     planned = jobs.plan(args.inputs, args.output, naming, replace=replace)
-    todo = [job for job in planned if args.overwrite or not job.target.exists()]
-    if len(todo) < len(planned):
-        _say(f"{len(planned) - len(todo)} of {len(planned)} pictures exist and are skipped")
+    if args.report:
+        jobs.check_report(args.report, planned)
+    skipped = dict.fromkeys(job for job in planned if args.skip_existing and job.target.exists())
+    todo = [job for job in planned if job not in skipped]
+    if skipped:
+        _say(f"{len(skipped)} of {len(planned)} pictures exist and are skipped")
     outcomes: list[Outcome] = []
     with (
         nullcontext() if args.debug else _quiet_decoders(),
@@ -86,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
                 pictures.update()
         finally:
             if args.report:
-                report.write(args.report, _shared(args, upscaler), outcomes)
+                report.write(args.report, _shared(args, upscaler), outcomes, list(skipped))
     return _close(outcomes, len(todo), received)
 
 

@@ -38,6 +38,7 @@ class Layout:
         dtype: uint8 or uint16.
         metadata: what goes along.
         quality: 1 to 100, for lossy formats.
+        opaque: whether alpha, if there is any, hides nothing.
     """
 
     size: tuple[int, int]
@@ -45,6 +46,7 @@ class Layout:
     dtype: np.dtype
     metadata: Metadata
     quality: int
+    opaque: bool = False
 
 
 _OFFSETS = (ExifTags.Base.TileOffsets, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
@@ -87,7 +89,7 @@ class Format:
             lost.append("16-bit depth")
         if layout.channels in (2, 4) and not self.alpha:
             layout = replace(layout, channels=layout.channels - 1)
-            lost.append("transparency")
+            lost += [] if layout.opaque else ["transparency"]
         if details.profile and layout.channels < 3 and not self.grey:
             details = replace(details, profile=None)
             lost.append("color profile")

@@ -83,7 +83,7 @@ def plan(
         sources = [found for path in inputs for found in _pictures(path, output, naming)]
         jobs = _named(list(dict.fromkeys(sources)), output, naming)
     _refuse_writing_over_inputs(jobs)
-    _refuse_unwritable(jobs)
+    _refuse_unwritable([job.target for job in jobs])
     existing = [job.target for job in jobs if job.target.exists()]
     if existing and not replace:
         more = f" and {len(existing) - 1} more exist" if len(existing) > 1 else " exists"
@@ -91,6 +91,18 @@ def plan(
             f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
         )
     return jobs
+
+
+def check_report(report: Path, jobs: Sequence[Job]) -> None:
+    """Refuse a report that cannot be written or would replace a picture.
+
+    Raises:
+        JobError: it lies in no writable folder, or is an input or output of `jobs`.
+    """
+    _refuse_unwritable([report])
+    pictures = {path.resolve() for job in jobs for path in (job.source, job.target)}
+    if report.resolve() in pictures:
+        raise JobError(f"{report} is one of the pictures; choose another file for the report")
 
 
 def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
@@ -174,11 +186,11 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _refuse_unwritable(jobs: Sequence[Job]) -> None:
-    for target in dict.fromkeys(job.target for job in jobs):
+def _refuse_unwritable(targets: Sequence[Path]) -> None:
+    for target in targets:
         if target.is_dir():
             raise JobError(f"{target} is a folder; choose another output")
-    for folder in dict.fromkeys(job.target.parent for job in jobs):
+    for folder in dict.fromkeys(target.parent for target in targets):
         ancestor = next(path for path in (folder, *folder.parents) if path.exists())
         if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
             raise JobError(f"cannot write to {ancestor}; choose another output")

@@ -167,7 +167,12 @@ class Pipeline:
         outcome.output_size = self.recipe.target(outcome.input_size)
         layout, lost = self.kind.adapt(
             Layout(
-                outcome.output_size, pixels.shape[2], pixels.dtype, picture.metadata, self.quality
+                outcome.output_size,
+                pixels.shape[2],
+                pixels.dtype,
+                picture.metadata,
+                self.quality,
+                opaque=bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all()),
             )
         )
         outcome.lost = [*picture.lost, *lost]

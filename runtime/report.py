@@ -8,27 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from lpnsr.runtime.formats import replacing
+from lpnsr.runtime.jobs import Job
 from lpnsr.runtime.pipeline import Outcome
 
 
-def write(path: Path, run: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+def write(
+    path: Path, run: dict[str, Any], outcomes: Sequence[Outcome], skipped: Sequence[Job]
+) -> None:
     """Write the account as JSON.
 
     Args:
         path: the file, replaced if it exists.
         run: what holds for every picture: seed, model, backend.
         outcomes: what became of each picture.
+        skipped: pictures whose output existed.
 
     Raises:
         OSError: the file cannot be written.
     """
     pictures = [_entry(outcome) | run for outcome in outcomes]
+    pictures += [_files(job) | {"skipped": True} for job in skipped]
     with replacing(path) as stream:
         stream.write((json.dumps({"pictures": pictures}, indent=1) + "\n").encode())
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
-    files = {"input": str(outcome.job.source), "output": str(outcome.job.target)}
+    files = _files(outcome.job)
     if outcome.error is not None:
         return files | {"error": outcome.error}
     return files | {
@@ -38,3 +43,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "seconds": {stage: round(spent, 4) for stage, spent in outcome.seconds.items()},
         "sha256": outcome.sha256,
     }
+
+
+def _files(job: Job) -> dict[str, Any]:
+    return {"input": str(job.source), "output": str(job.target)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 from PIL import Image
 
@@ -29,8 +30,9 @@ def own_bundle(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(autouse=True)
-def pixel_limit() -> Iterator[None]:
+def limits() -> Iterator[None]:
     """Undoes what a run of the command sets for its own process."""
-    before = Image.MAX_IMAGE_PIXELS
+    pixels, threads = Image.MAX_IMAGE_PIXELS, cv2.getNumThreads()
     yield
-    Image.MAX_IMAGE_PIXELS = before
+    Image.MAX_IMAGE_PIXELS = pixels
+    cv2.setNumThreads(threads)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +78,7 @@ def test_options_reach_the_model(here, bundle, run):
     options = ["--tile", "32x64", "--batch", "3", "--overlap", "8", "--threads", "1"]
     options += ["--deterministic", "--no-color-fix", "--backend", "onnxruntime"]
     assert run("a.png", "-o", "out", *options) == (0, [])
+    assert cv2.getNumThreads() == 1
     model = Upscaler.from_bundle(bundle, tile=(32, 64), batch=3, overlap=8)
     expected = model.upscale(photo(40, 50), deterministic=True, color_fix=False)
     np.testing.assert_array_equal(pixels("out/a.png"), expected)
@@ -103,6 +105,8 @@ def test_what_is_lost_is_said(here, run):
     Image.fromarray(np.dstack([photo(20, 30), alpha])).save("t.png")
     said = "lpnsr-run: warning: t.png: transparency dropped"
     assert run("t.png", "-o", "out", "--format", "jpeg") == (0, [said])
+    Image.fromarray(np.dstack([photo(20, 30), alpha * 0 + 255])).save("t.png")
+    assert run("t.png", "-o", "out", "--format", "jpeg", "--overwrite") == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,9 @@ def test_what_is_lost_is_said(here, run):
         (["a.png", "-o", "a.png/out"], "cannot write to a.png"),
         (["a.png", "-o", "a.png", "--overwrite"], "is the input"),
         (["bad.png", "-o", "out"], "bad.png is not a picture"),
+        (["a.png", "-o", "out", "--report", "./a.png"], "a.png is one of the pictures"),
+        (["a.png", "-o", "out", "--report", "out/a.png"], "out/a.png is one of the pictures"),
+        (["a.png", "-o", "out", "--report", "empty"], "empty is a folder"),
     ],
 )
 def test_bad_input_gets_one_line(here, run, arguments, message):

@@ -151,8 +151,12 @@ def test_existing_outputs_are_skipped(tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b.png").write_bytes(b"kept")
     said = "lpnsr-run: 1 of 3 pictures exist and are skipped"
-    assert run("in", "-o", "out", "--skip-existing") == (0, [said])
+    options = ["--skip-existing", "--report", "run.json"]
+    assert run("in", "-o", "out", *options) == (0, [said])
     assert (tmp_path / "out" / "b.png").read_bytes() == b"kept"
+    *done, skipped = json.loads((tmp_path / "run.json").read_text())["pictures"]
+    assert [picture["input"] for picture in done] == ["in/a.png", "in/c.png"]
+    assert skipped == {"input": "in/b.png", "output": "out/b.png", "skipped": True}
     said = "lpnsr-run: 3 of 3 pictures exist and are skipped"
     assert run("in", "-o", "out", "--skip-existing") == (0, [said])
 
