@@ -12,8 +12,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lpnsr.export.graph import Identity, identity
 from lpnsr.export.trace import stages_of, trace_stage
-from lpnsr.export.unroll import Identity, identity, unroll
+from lpnsr.export.unroll import unroll
 from lpnsr.export.verify import check, measure
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset

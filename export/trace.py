@@ -12,13 +12,21 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from lpnsr.export import passes
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 
 # The newest operator set that TensorRT 10 and 11, OpenVINO and ONNX Runtime all take whole.
 OPSET = 20
-STAGES = ("pre_upsampler", "encoder", "auxiliary", "denoiser", "noise_predictor", "decoder")
-OPTIONAL = ("auxiliary", "noise_predictor")
+STAGES = (
+    "pre_upsampler",
+    "encoder",
+    "auxiliary",
+    "denoiser",
+    "noise_predictor",
+    "quantizer",
+    "decoder",
+)
 
 
 class _Method(nn.Module):
@@ -35,7 +43,13 @@ class _Method(nn.Module):
 
 def stages_of(preset: Preset) -> list[str]:
     """Those of `STAGES` that the preset's chain has."""
-    return [stage for stage in STAGES if stage not in OPTIONAL or stage in preset.networks]
+    networks = preset.networks
+    there = {
+        "auxiliary": "auxiliary" in networks,
+        "noise_predictor": "noise_predictor" in networks,
+        "quantizer": "autoencoder" in networks,
+    }
+    return [stage for stage in STAGES if there.get(stage, True)]
 
 
 def trace_stage(
@@ -63,15 +77,19 @@ def trace_stage(
         return trace(getattr(chain, stage), (blank(3),))
     if stage == "encoder":
         return trace(_Method(chain.codec, chain.codec.encode), (blank(3, scale),))
+    if stage == "quantizer":
+        return trace(_Method(chain.codec, chain.codec.nearest_codes), (blank(latent),))
     if stage == "decoder":
-        return trace(_Method(chain.codec, chain.codec.decode), (blank(latent),))
+        codec = chain.codec
+        decode = codec.decode_quantized if "quantizer" in stages_of(preset) else codec.decode
+        return trace(_Method(codec, decode), (blank(latent),))
     unet = getattr(chain, stage)
     modulation = unet.modulation(torch.tensor([0]))
     return trace(unet, (blank(unet.config.in_channels), modulation))
 
 
 def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:
-    """Trace a module to an ONNX graph with all that is constant folded."""
+    """Trace a module to an ONNX graph, fold all that is constant, apply the rewrites."""
     with torch.no_grad(), _quiet():
         # Window tables that exist before tracing become constants of the graph.
         module(*inputs)
@@ -83,6 +101,7 @@ def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:
         onnxscript.optimizer.optimize(
             model, input_size_limit=unlimited, output_size_limit=unlimited
         )
+    passes.rewrite(model)
     return model
 
 

@@ -3,93 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from lpnsr.export.trace import OPSET
+from lpnsr.export.graph import GraphBuilder, float_input
 from lpnsr.models.chain import LOGVAR_RANGE, Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.schedule import ReverseStep
 from lpnsr.models.swin_unet import SwinUNet
 
-IR_VERSION = 10
 LATENT = "x_0"
+QUANTIZED = "quantized"
 CATEGORY = "category_"
-Identity = tuple[str, tuple[int, ...], str]
-
-
-class GraphBuilder:
-    """Collects nodes and initializers; inlines traced networks, whose weights it keeps once."""
-
-    def __init__(self) -> None:
-        self.nodes: list[ir.Node] = []
-        self.initializers: dict[str, ir.Value] = {}
-        self._calls: dict[str, int] = {}
-        self._known: dict[Identity, ir.Value] = {}
-        self._weights: dict[tuple[str, str], ir.Value] = {}
-
-    def op(
-        self, op_type: str, *inputs: ir.Value, **attributes: ir.convenience.SupportedAttrTypes
-    ) -> ir.Value:
-        """Append a node with one output."""
-        number = self._calls[op_type] = self._calls.get(op_type, 0) + 1
-        name = f"chain/{op_type}_{number}"
-        node = ir.node(op_type, inputs, attributes, name=name)
-        node.outputs[0].name = name
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """The initializer called `name`, made when it is first asked for."""
-        if name not in self.initializers:
-            self.initializers[name] = _initializer(name, ir.tensor(array, name=name))
-        return self.initializers[name]
-
-    def scalar(self, value: float) -> ir.Value:
-        """A float32 scalar."""
-        return self.constant(f"chain/{value!r}", np.array(value, np.float32))
-
-    def inline(self, stage: str, model: ir.Model, inputs: Sequence[ir.Value]) -> ir.Value:
-        """Append a copy of a traced network with one output; its weights are not copied."""
-        number = self._calls[stage] = self._calls.get(stage, 0) + 1
-        values = dict(zip(model.graph.inputs, inputs, strict=True))
-        for name, initializer in model.graph.initializers.items():
-            if (stage, name) not in self._weights:
-                self._weights[stage, name] = self._stored(f"{stage}/{name}", initializer)
-            values[initializer] = self._weights[stage, name]
-        for node in model.graph:
-            copy = ir.Node(
-                node.domain,
-                node.op_type,
-                [None if value is None else values[value] for value in node.inputs],
-                list(node.attributes.values()),
-                num_outputs=len(node.outputs),
-                name=f"{stage}_{number}/{node.name}",
-            )
-            for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.name, new.shape, new.type = f"{stage}_{number}/{old.name}", old.shape, old.type
-                values[old] = new
-            self.nodes.append(copy)
-        (output,) = model.graph.outputs
-        return values[output]
-
-    def _stored(self, name: str, source: ir.Value) -> ir.Value:
-        """The initializer with the content of `source`: equal ones are one."""
-        key = identity(source.const_value)
-        if key not in self._known:
-            self.initializers[name] = _initializer(name, source.const_value)
-            self._known[key] = self.initializers[name]
-        return self._known[key]
-
-
-def identity(tensor: ir.TensorProtocol) -> Identity:
-    """What two tensors have in common when one can stand for the other."""
-    digest = hashlib.sha256(tensor.tobytes()).hexdigest()
-    return str(tensor.dtype), tuple(tensor.shape.numpy()), digest
 
 
 def unroll(
@@ -112,8 +40,8 @@ def unroll(
     """
     height, width = tile
     graph = GraphBuilder()
-    lr = _float_input("lr", (batch, 3, height, width))
-    noise = _float_input("noise", (preset.draws, batch, preset.latent_channels, height, width))
+    lr = float_input("lr", (batch, 3, height, width))
+    noise = float_input("noise", (preset.draws, batch, preset.latent_channels, height, width))
 
     start = graph.inline("pre_upsampler", traced["pre_upsampler"], [lr])
     y = graph.inline("encoder", traced["encoder"], [start])
@@ -129,25 +57,36 @@ def unroll(
             terms.append((step.noise, _weigh(graph, weight, z)))
         x = _shift(graph, *terms)
 
-    picture = graph.inline("decoder", traced["decoder"], [x])
+    latent = x
+    if "quantizer" in traced:
+        latent = graph.inline("quantizer", traced["quantizer"], [x])
+        latent.name = QUANTIZED
+    picture = graph.inline("decoder", traced["decoder"], [latent])
     sr = graph.op("Clip", picture, graph.scalar(-1.0), graph.scalar(1.0))
     _name(sr, "sr", (batch, 3, preset.scale * height, preset.scale * width))
     _name(x, LATENT, (batch, preset.latent_channels, height, width))
     categories = [n.outputs[0] for n in graph.nodes if n.op_type == "ArgMax" and _is_auxiliary(n)]
     for number, category in enumerate(categories):
         _name(category, f"{CATEGORY}{number}", (batch, height * width), ir.DataType.INT64)
-    return ir.Model(
-        ir.Graph(
-            [lr, noise],
-            [sr, x, *categories],
-            nodes=graph.nodes,
-            initializers=list(graph.initializers.values()),
-            opset_imports={"": OPSET},
-            name=preset.name,
-        ),
-        ir_version=IR_VERSION,
-        producer_name="lpnsr-export",
-    )
+    return graph.model(preset.name, [lr, noise], [sr, x, *categories])
+
+
+def single(
+    chain: Chain, preset: Preset, traced: ir.Model, stage: str, step: ReverseStep
+) -> ir.Model:
+    """One traced stage as a graph of its own, with the constants of one step of the chain.
+
+    Returns:
+        a model with one input `x` and one output, float32; the denoiser and the noise predictor
+        take their concatenated pictures.
+    """
+    graph = GraphBuilder()
+    x = float_input("x", tuple(traced.graph.inputs[0].shape.numpy()))
+    constants = []
+    if stage in ("denoiser", "noise_predictor"):
+        constants = _timestep(graph, getattr(chain, stage), stage, step)
+    output = graph.inline(stage, traced, [x, *constants])
+    return graph.model(f"{preset.name}/{stage}", [x], [output])
 
 
 def _draw(graph: GraphBuilder, noise: ir.Value, index: int) -> ir.Value:
@@ -211,14 +150,19 @@ def _unet(
     pictures: Sequence[ir.Value],
 ) -> ir.Value:
     """Call a Swin-UNet with what the timestep contributes as constants."""
+    constants = _timestep(graph, unet, stage, step)
+    return graph.inline(stage, traced[stage], [graph.op("Concat", *pictures, axis=1), *constants])
+
+
+def _timestep(graph: GraphBuilder, unet: SwinUNet, stage: str, step: ReverseStep) -> list[ir.Value]:
+    """Weights and biases that the step's timestep puts into the group norms."""
     with torch.no_grad():
         modulation = unet.modulation(torch.tensor([step.timestep]))
-    constants = [
+    return [
         graph.constant(f"{stage}/timestep_{step.timestep}/{block}.{part}", value.numpy())
         for block, affine in enumerate(modulation)
         for part, value in zip(("weight", "bias"), affine, strict=True)
     ]
-    return graph.inline(stage, traced[stage], [graph.op("Concat", *pictures, axis=1), *constants])
 
 
 def _noise_sample(
@@ -241,13 +185,3 @@ def _noise_sample(
     logvar = graph.op("Clip", logvar, *(graph.scalar(bound) for bound in LOGVAR_RANGE))
     deviation = graph.op("Exp", graph.op("Mul", logvar, graph.scalar(0.5)))
     return graph.op("Add", mean, graph.op("Mul", deviation, eps))
-
-
-def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    return ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-
-
-def _float_input(name: str, shape: tuple[int, ...]) -> ir.Value:
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))

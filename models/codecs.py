@@ -173,14 +173,17 @@ class VQCodec(nn.Module):
         distances = codes.square().sum(1) - 2 * (latent.permute(0, 2, 3, 1) @ codes.T)
         return distances.argmin(dim=-1)
 
-    def decode_codes(self, indices: Tensor) -> Tensor:
-        """(B, h, w) int64 -> (B, 3, 4h, 4w), about [-1, 1], not clamped."""
-        quantized = self.quantize["embedding"](indices).permute(0, 3, 1, 2)
+    def nearest_codes(self, latent: Tensor) -> Tensor:
+        """The nearest code at each position: (B, C, h, w) -> (B, C, h, w)."""
+        return self.quantize["embedding"](self.code_indices(latent)).permute(0, 3, 1, 2)
+
+    def decode_quantized(self, quantized: Tensor) -> Tensor:
+        """Decode codes: (B, C, h, w) -> (B, 3, 4h, 4w), about [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(quantized))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Quantise, then decode: (B, C, h, w) -> (B, 3, 4h, 4w), not clamped."""
-        return self.decode_codes(self.code_indices(latent))
+        return self.decode_quantized(self.nearest_codes(latent))
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -66,7 +66,13 @@ UPSR = Preset(
     multiple=8,
 )
 CALLS = {
-    "micro-resshift": {"pre_upsampler": 1, "encoder": 1, "denoiser": 3, "decoder": 1},
+    "micro-resshift": {
+        "pre_upsampler": 1,
+        "encoder": 1,
+        "denoiser": 3,
+        "quantizer": 1,
+        "decoder": 1,
+    },
     "micro-upsr": {"pre_upsampler": 1, "encoder": 2, "auxiliary": 1, "denoiser": 5, "decoder": 1},
 }
 

@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from lpnsr.export.pack import WEIGHTS
-from lpnsr.models.swin_unet import ResBlock
+from lpnsr.export.passes.upsample_phases import phase_kernels
+from lpnsr.models.swin_unet import ResBlock, Upsample
 from lpnsr.models.windows import WindowAttention
 from lpnsr.runtime.bundle import Bundle
 
@@ -127,9 +128,20 @@ def holds(stored, parameter):
 
 def test_each_weight_is_there_once(tiny, constants):
     found = collections.Counter(np.sort(a, axis=None).tobytes() for a in constants.values())
+    upsampled = upsampled_weights(tiny.chain)
+    assert len(upsampled) == 4
     for name, parameter in tiny.chain.named_parameters():
+        weight = parameter.numpy()
+        kernels = [k for k, _ in phase_kernels(weight)] if name in upsampled else [weight]
         if parameter.dim() == 4:
-            assert found[np.sort(parameter.numpy(), axis=None).tobytes()] == 1, name
+            for kernel in kernels:
+                assert found[np.sort(kernel, axis=None).tobytes()] == 1, name
+
+
+def upsampled_weights(chain):
+    """Names of the kernels that follow a nearest x2 upsampling."""
+    names = {f"{name}.conv.weight" for name, m in chain.named_modules() if isinstance(m, Upsample)}
+    return names | {f"pre_upsampler.conv_up{number}.weight" for number in (1, 2)}
 
 
 def test_the_weights_file_holds_nothing_twice(tiny_bundle):
@@ -148,8 +160,9 @@ def test_the_weights_are_no_larger_than_needed(tiny, tiny_bundle, shape):
     """Parameters but those of the time embedding, what a timestep comes to, and window tables."""
     chain, (_, (height, width)) = tiny.chain, shape
     folded = ("time_embed", "emb_layers", "out_layers.0", "relative_position_bias_table")
+    upsampled = upsampled_weights(chain)
     needed = sum(
-        parameter.numel()
+        parameter.numel() * (16 / 9 if name in upsampled else 1)
         for name, parameter in chain.named_parameters()
         if not any(part in name for part in folded)
     )

@@ -94,7 +94,7 @@ def test_a_bundle(export, tmp_path, micro):
 
 def test_stages_are_told_apart(micro):
     names = stages(micro.preset, [SMALL, (1, (16, 24)), (2, (16, 16))])
-    assert len(set(names)) == len(names) == 3 * 5 + 1 + 3
+    assert len(set(names)) == len(names) == 3 * 6 + 1 + 3
     assert "trace denoiser 16x24, batch 1" in names
 
 

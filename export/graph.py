@@ -1,0 +1,107 @@
+"""Builds an ONNX graph from operations and from networks that were traced before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from lpnsr.export.trace import OPSET
+
+IR_VERSION = 10
+Identity = tuple[str, tuple[int, ...], str]
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; inlines traced networks, whose weights it keeps once."""
+
+    def __init__(self) -> None:
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+        self._calls: dict[str, int] = {}
+        self._known: dict[Identity, ir.Value] = {}
+        self._weights: dict[tuple[str, str], ir.Value] = {}
+
+    def op(
+        self, op_type: str, *inputs: ir.Value, **attributes: ir.convenience.SupportedAttrTypes
+    ) -> ir.Value:
+        """Append a node with one output."""
+        number = self._calls[op_type] = self._calls.get(op_type, 0) + 1
+        name = f"chain/{op_type}_{number}"
+        node = ir.node(op_type, inputs, attributes, name=name)
+        node.outputs[0].name = name
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """The initializer called `name`, made when it is first asked for."""
+        if name not in self.initializers:
+            self.initializers[name] = _initializer(name, ir.tensor(array, name=name))
+        return self.initializers[name]
+
+    def scalar(self, value: float) -> ir.Value:
+        """A float32 scalar."""
+        return self.constant(f"chain/{value!r}", np.array(value, np.float32))
+
+    def inline(self, stage: str, model: ir.Model, inputs: Sequence[ir.Value]) -> ir.Value:
+        """Append a copy of a traced network with one output; its weights are not copied."""
+        number = self._calls[stage] = self._calls.get(stage, 0) + 1
+        values = dict(zip(model.graph.inputs, inputs, strict=True))
+        for name, initializer in model.graph.initializers.items():
+            if (stage, name) not in self._weights:
+                self._weights[stage, name] = self._stored(f"{stage}/{name}", initializer)
+            values[initializer] = self._weights[stage, name]
+        for node in model.graph:
+            copy = ir.Node(
+                node.domain,
+                node.op_type,
+                [None if value is None else values[value] for value in node.inputs],
+                list(node.attributes.values()),
+                num_outputs=len(node.outputs),
+                name=f"{stage}_{number}/{node.name}",
+            )
+            for old, new in zip(node.outputs, copy.outputs, strict=True):
+                new.name, new.shape, new.type = f"{stage}_{number}/{old.name}", old.shape, old.type
+                values[old] = new
+            self.nodes.append(copy)
+        (output,) = model.graph.outputs
+        return values[output]
+
+    def model(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
+        """The model of all that was collected."""
+        graph = ir.Graph(
+            inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=list(self.initializers.values()),
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="lpnsr-export")
+
+    def _stored(self, name: str, source: ir.Value) -> ir.Value:
+        """The initializer with the content of `source`: equal ones are one."""
+        key = identity(source.const_value)
+        if key not in self._known:
+            self.initializers[name] = _initializer(name, source.const_value)
+            self._known[key] = self.initializers[name]
+        return self._known[key]
+
+
+def identity(tensor: ir.TensorProtocol) -> Identity:
+    """What two tensors have in common when one can stand for the other."""
+    digest = hashlib.sha256(tensor.tobytes()).hexdigest()
+    return str(tensor.dtype), tuple(tensor.shape.numpy()), digest
+
+
+def float_input(name: str, shape: tuple[int, ...]) -> ir.Value:
+    """An input of a graph, float32."""
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+
+
+def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    return ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
