@@ -77,6 +77,8 @@ def plan(
     for path in inputs:
         if not path.exists():
             raise JobError(f"{path} does not exist; name a picture or a folder of pictures")
+        if not path.is_file() and not path.is_dir():
+            raise JobError(f"{path} is a pipe or device; name a picture or a folder of pictures")
     if _is_file(inputs, output, naming):
         jobs = [Job(inputs[0], output)]
     else:
@@ -140,7 +142,7 @@ def _pictures(path: Path, output: Path, naming: Naming) -> Iterator[tuple[Path, 
             wanted = fnmatchcase(name.lower(), naming.pattern.lower()) and not (
                 name.startswith(".") or file.is_symlink() or (mark and file.stem.endswith(mark))
             )
-            if wanted and file.suffix.lower() in SUFFIXES:
+            if wanted and file.suffix.lower() in SUFFIXES and file.is_file():  # no pipe
                 found = True
                 yield file, file.relative_to(path)
     if not found:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from .toy import photo
 
@@ -92,6 +93,20 @@ def _lossy(image: Image.Image, kind: str, mode: str) -> tuple[bytes, np.ndarray]
     return content, _decoded(content, mode)
 
 
+def _tagged(kind: str) -> tuple[bytes, np.ndarray]:
+    """A file with all metadata that is carried over, which can be damaged too."""
+    exif, xmp = Image.Exif(), b'<rdf:RDF tiff:Orientation="1">Sch\xc3\xb6n</rdf:RDF>'
+    exif[0x010F], exif[0x8769], exif[0x8825] = "maker", {0x8827: 400}, {1: "N", 2: (52, 31, 12)}
+    if kind == "TIFF":
+        exif[700] = xmp
+    options = {"exif": exif.tobytes(), "icc_profile": SRGB, "dpi": (300, 150), "xmp": xmp}
+    if kind == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+    content = saved(Image.fromarray(RGB), kind, **options)
+    return content, _decoded(content, "RGB")
+
+
 _PALETTE_CLEAR = saved(_PALETTE, "PNG", transparency=3)
 _GREY_PALETTE = Image.fromarray(GREY[..., 0]).convert("P")
 
@@ -139,6 +154,10 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
         deep(RGB),
     ),
     "rgba16-big.tif": (tiff(deep(RGBA), bigtiff=True, rowsperstrip=7), deep(RGBA)),
+    "tagged.png": _tagged("PNG"),
+    "tagged.jpg": _tagged("JPEG"),
+    "tagged.webp": _tagged("WEBP"),
+    "tagged.tif": _tagged("TIFF"),
     "grey.bmp": (saved(Image.fromarray(GREY[..., 0]), "BMP"), GREY),
     "palette.bmp": (saved(_PALETTE, "BMP"), np.asarray(_PALETTE.convert("RGB"))),
     "rgb.bmp": (saved(Image.fromarray(RGB), "BMP"), RGB),

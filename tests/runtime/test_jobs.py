@@ -64,6 +64,14 @@ def test_links_in_a_folder_are_not_followed(here):
     assert plan("in") == [("in/a.png", "out/a.png")]
 
 
+def test_pipes_are_not_waited_for(here):
+    touch("in/a.png")
+    os.mkfifo(here / "in" / "b.png")
+    assert plan("in") == [("in/a.png", "out/a.png")]
+    with pytest.raises(JobError, match=r"in/b\.png is a pipe or device"):
+        plan("in/b.png")
+
+
 def test_an_output_inside_the_input_is_not_read(here):
     touch("in/a.jpg", "in/out/b.jpg")
     assert plan("in", out="in/out") == [("in/a.jpg", "in/out/a.png")]

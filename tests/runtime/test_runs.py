@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from lpnsr.runtime import cli
+from lpnsr.runtime.formats import FORMATS
 from lpnsr.runtime.images import read
 from lpnsr.runtime.upscaler import Upscaler
 
@@ -59,14 +61,34 @@ def test_every_kind_of_picture_into_every_format(tmp_path, calm_bundle, run, kin
                 np.testing.assert_array_equal(found, model.upscale(pixels))
 
 
-def test_jpeg_is_what_pillow_makes_of_the_librarys_output(tmp_path, calm_bundle, run):
-    Image.fromarray(photo(40, 50)).save("a.png")
-    assert run("a.png", "-o", "b.jpg", "--quality", "80") == (0, [])
-    with Image.open("a.png") as image:
-        large = Upscaler.from_bundle(calm_bundle).upscale(np.asarray(image))
-    Image.fromarray(large).save("c.jpg", quality=80)
-    with Image.open("b.jpg") as found, Image.open("c.jpg") as expected:
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+ORDINARY = ["rgb.png", "grey.png", "rgb.jpg", "grey.jpg", "rgb.webp", "rgb.tif", "rgb.bmp"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_ordinary_pictures_are_what_pillow_and_the_library_make(tmp_path, calm_bundle, run, kind):
+    """Pixel for pixel: open with Pillow, upscale with the API, save with Pillow."""
+    os.mkdir("in")
+    for name in ORDINARY:
+        (tmp_path / "in" / name).write_bytes(SAMPLES[name][0])
+    visible = np.dstack([photo(40, 50), photo(40, 50)[..., 1] // 2 + 100])
+    Image.fromarray(visible).save("in/visible.png")
+    names = ORDINARY if kind == "jpeg" else [*ORDINARY, "visible.png"]
+    options = {"webp": {"lossless": True, "quality": 100}, "jpeg": {"quality": 100}}.get(kind, {})
+    model = Upscaler.from_bundle(calm_bundle)
+    for name in names:
+        assert run(f"in/{name}", "-o", f"{name}-out", "--format", kind, "--quality", "100")[0] == 0
+        with Image.open(f"in/{name}") as image:
+            plain, mode = np.asarray(image.convert("RGB")), image.mode
+        large = Image.fromarray(model.upscale(plain)).convert(mode)
+        if mode == "RGBA":
+            size, alpha = large.size, visible[..., 3].astype(np.float32)
+            cubic = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
+            large.putalpha(Image.fromarray(cubic.clip(0, 255).round().astype(np.uint8)))
+        large.save(f"expected.{kind}", **options)
+        (path,) = (tmp_path / f"{name}-out").iterdir()
+        with Image.open(path) as found, Image.open(f"expected.{kind}") as expected:
+            assert found.mode == expected.mode and found.format == expected.format
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected), err_msg=name)
 
 
 def test_scale_and_side_and_names(tmp_path, run):
