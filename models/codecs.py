@@ -182,8 +182,14 @@ class VQCodec(nn.Module):
         return self.decoder(self.post_quant_conv(quantized))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Quantise, then decode: (B, C, h, w) -> (B, 3, 4h, 4w), not clamped."""
-        return self.decode_quantized(self.nearest_codes(latent))
+        """Quantise, then decode: (B, C, h, w) -> (B, 3, 4h, 4w), not clamped.
+
+        Where a gradient is wanted, quantisation passes it on as if it were the identity.
+        """
+        quantized = self.nearest_codes(latent)
+        if latent.requires_grad:
+            quantized = latent + (quantized - latent).detach()
+        return self.decode_quantized(quantized)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Schedule:
             its mean, in proportion, instead of drawing some of it anew.
         least_weight: factor of the noise where an auxiliary network's estimate is equal to y.
         full_difference: half the difference of the two at which the factor reaches 1.
+        start: step that the chain starts at, from y with this step's noise; 0 for T. A chain that
+            starts later is shorter, and its steps are those of the whole.
     """
 
     steps: int = 4
@@ -61,6 +63,17 @@ class Schedule:
     deterministic: bool = False
     least_weight: float = 1.0
     full_difference: float = 1.0
+    start: int = 0
+
+    def truncated(self, steps: int) -> Schedule:
+        """The chain of the last `steps` steps.
+
+        Raises:
+            ValueError: the schedule has not that many, or `steps` is less than 1.
+        """
+        if not 1 <= steps <= self.steps:
+            raise ValueError(f"a chain of {self.steps} steps cannot be run with {steps}")
+        return replace(self, start=steps)
 
     @property
     def etas(self) -> np.ndarray:
@@ -71,8 +84,8 @@ class Schedule:
 
     @property
     def start_noise(self) -> float:
-        """Factor of the noise that is added to y to start the chain: kappa·sqrt(eta_T)."""
-        return self.kappa * math.sqrt(self.etas[-1])
+        """Factor of the noise that is added to y to start the chain, kappa·sqrt(eta)."""
+        return self.kappa * math.sqrt(self.etas[self._first - 1])
 
     @property
     def draws(self) -> int:
@@ -80,9 +93,13 @@ class Schedule:
         return 1 + sum(step.noise > 0 for step in self.reverse_steps())
 
     def reverse_steps(self) -> list[ReverseStep]:
-        """The steps t = T … 1 in the order of the chain."""
+        """The steps t = T … 1 in the order of the chain, from where it starts."""
         etas = [0.0, *self.etas.tolist()]
-        return [self._step(t, etas[t + 1], etas[t]) for t in reversed(range(self.steps))]
+        return [self._step(t, etas[t + 1], etas[t]) for t in reversed(range(self._first))]
+
+    @property
+    def _first(self) -> int:
+        return self.start or self.steps
 
     def _step(self, timestep: int, eta: float, previous: float) -> ReverseStep:
         state = math.sqrt(previous / eta) if self.deterministic else previous / eta

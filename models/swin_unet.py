@@ -34,6 +34,8 @@ class SwinUNetConfig:
             never shift their windows, at any input size.
         features: width of an upsampler that the network ends in, whose picture is rearranged to
             the latent; 0 where it ends in a single convolution.
+        skip: whether the first `out_channels` of the input, the state, are added to the output, so
+            that the network starts from the state instead of passing all of it through its width.
     """
 
     in_channels: int
@@ -48,6 +50,7 @@ class SwinUNetConfig:
     window: int = 8
     training_size: int = 64
     features: int = 0
+    skip: bool = False
 
     @property
     def multiple(self) -> int:
@@ -252,6 +255,7 @@ class SwinUNet(NearestUpsampler):
             (B, out_channels, H, W).
         """
         affines = iter(modulation)
+        state = x[:, : self.config.out_channels]
         skips = []
         for block in self.input_blocks:
             x = _run(block, x, affines)
@@ -259,7 +263,8 @@ class SwinUNet(NearestUpsampler):
         x = _run(self.middle_block, x, affines)
         for block in self.output_blocks:
             x = _run(block, torch.cat([x, skips.pop()], dim=1), affines)
-        return F.pixel_unshuffle(self.upsample(x), 4) if self.config.features else self.out(x)
+        x = F.pixel_unshuffle(self.upsample(x), 4) if self.config.features else self.out(x)
+        return state + x if self.config.skip else x
 
 
 def _run(block: nn.ModuleList, x: Tensor, affines: object) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lpnsr.models.chain import Chain
@@ -11,7 +11,10 @@ from lpnsr.models.presets import Preset, module_of
 
 
 def find_weights(
-    preset: Preset, folder: Path | None = None, given: Mapping[str, Path | None] | None = None
+    preset: Preset,
+    folder: Path | None = None,
+    given: Mapping[str, Path | None] | None = None,
+    roles: Sequence[str] | None = None,
 ) -> dict[str, Path]:
     """The checkpoint file of each of a preset's networks.
 
@@ -20,6 +23,7 @@ def find_weights(
         folder: where to look for the official file names (or the same with `.safetensors`); left
             out, the weights that come with the package, if the preset has any.
         given: files named one by one, by role; they go before the folder's.
+        roles: whose files; left out, those of all networks.
 
     Raises:
         CheckpointError: a file is missing or for a network that the preset has not; names the
@@ -29,7 +33,8 @@ def find_weights(
     for role in (role for role, file in given.items() if file and role not in preset.networks):
         raise CheckpointError(f"{preset.name} has no {role}; leave out {_option(role)}")
     folder = folder or preset.weights
-    return {role: given.get(role) or _find(preset, role, folder) for role in preset.networks}
+    roles = preset.networks if roles is None else roles
+    return {role: given.get(role) or _find(preset, role, folder) for role in roles}
 
 
 def _find(preset: Preset, role: str, folder: Path | None) -> Path:

@@ -1,50 +1,73 @@
-"""Photographs as training pairs: crops and their bicubic x4 reductions."""
+"""Photographs as training pairs: aligned crops of a small and a large picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lpnsr.models.training.errors import TrainingError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 ZOOMS = (1.0, 0.8, 0.6)
 
-
-class PhotoError(ValueError):
-    """There is nothing to train on."""
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-class PhotoCrops:
-    """Random aligned crops of photographs and of their reductions, flipped and turned.
+class PairCrops:
+    """Random aligned crops of pairs, flipped and turned.
 
-    Each photograph is taken at several sizes, so that few photographs show many textures.
+    Attributes:
+        state: where the random draws stand; set it to go on from there.
     """
 
-    def __init__(self, files: Sequence[Path], scale: int, generator: torch.Generator) -> None:
-        """Load and reduce all photographs.
+    def __init__(
+        self, clean: Sequence[Pair], degraded: Sequence[Pair], share: float, scale: int, seed: int
+    ) -> None:
+        """Take crops from two groups of uint8 pairs, (h, w, 3) and (scale·h, scale·w, 3).
+
+        Args:
+            clean: the first group.
+            degraded: the second group.
+            share: how often a crop comes from the second group.
+            scale: factor between the sides.
+            seed: of the draws.
 
         Raises:
-            PhotoError: no files.
+            TrainingError: a group that is drawn from is empty.
         """
-        if not files:
-            raise PhotoError("no photographs to train on; name a folder of PNG files")
-        self.scale, self.generator = scale, generator
-        self.pairs = [pair(zoomed(file, zoom), scale) for file in files for zoom in ZOOMS]
+        if (share < 1 and not clean) or (share > 0 and not degraded):
+            raise TrainingError(
+                "there are no pictures to train on: name folders with --photos and, "
+                "for a degraded_share over 0, --pairs"
+            )
+        self.clean, self.degraded, self.share, self.scale = clean, degraded, share, scale
+        self._random = np.random.default_rng(seed)
+
+    @property
+    def state(self) -> dict[str, object]:
+        """Plain values that hold the position in the random sequence."""
+        return self._random.bit_generator.state
+
+    @state.setter
+    def state(self, state: dict[str, object]) -> None:
+        self._random.bit_generator.state = state
 
     def batch(self, size: int, crop: int) -> tuple[Tensor, Tensor]:
         """A random batch: (size, 3, crop, crop) and (size, 3, scale·crop, scale·crop), [-1, 1]."""
-        picked = [self._crop(crop) for _ in range(size)]
-        small, large = zip(*picked, strict=True)
-        return _to_tensor(small), _to_tensor(large)
+        small, large = zip(*(self._crop(crop) for _ in range(size)), strict=True)
+        return to_tensor(small), to_tensor(large)
 
-    def _crop(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        small, large = self.pairs[self._below(len(self.pairs))]
-        top = self._below(small.shape[0] - crop + 1)
-        left = self._below(small.shape[1] - crop + 1)
-        turns, flip = self._below(4), self._below(2)
+    def _crop(self, crop: int) -> Pair:
+        group = self.degraded if self._random.random() < self.share else self.clean
+        small, large = group[self._random.integers(len(group))]
+        top = self._random.integers(small.shape[0] - crop + 1)
+        left = self._random.integers(small.shape[1] - crop + 1)
+        turns, flip = self._random.integers(4), self._random.integers(2)
 
         def cut(picture: np.ndarray, factor: int) -> np.ndarray:
             rows = slice(top * factor, (top + crop) * factor)
@@ -54,21 +77,80 @@ class PhotoCrops:
 
         return cut(small, 1), cut(large, self.scale)
 
-    def _below(self, bound: int) -> int:
-        return int(torch.randint(bound, (), generator=self.generator))
+
+def find_pictures(sources: Iterable[Path], hold_out: Sequence[str] = ()) -> list[Path]:
+    """Pictures among files and in folders, sorted, without those whose names are held out.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    sources, found = list(sources), []
+    for source in sources:
+        found += sorted(source.iterdir()) if source.is_dir() else [source]
+    found = [f for f in found if f.suffix.lower() in SUFFIXES and f.name not in hold_out]
+    if not found:
+        where = ", ".join(map(str, sources))
+        raise TrainingError(f"there are no pictures in {where}; name a folder of photographs")
+    return found
 
 
-def zoomed(file: Path, zoom: float = 1.0) -> Image.Image:
-    """An RGB photograph, resized by `zoom`."""
-    with Image.open(file) as photo:
-        photo = photo.convert("RGB")
+def clean_pairs(photos: Iterable[Path], scale: int, crop: int) -> list[Pair]:
+    """Photographs at several sizes, so that few show many textures, with their reductions.
+
+    Raises:
+        TrainingError: a photograph is smaller than a crop or cannot be read.
+    """
+    pairs = []
+    for file in photos:
+        photo = open_photo(file)
+        made = [reduced(zoomed(photo, zoom), scale) for zoom in ZOOMS]
+        fitting = [pair for pair in made if min(pair[0].shape[:2]) >= crop]
+        if not fitting:
+            raise TrainingError(_too_small(file, photo.size, crop * scale))
+        pairs += fitting
+    return pairs
+
+
+def folder_pairs(folder: Path, scale: int, crop: int) -> list[Pair]:
+    """The pairs of a folder that holds `lr/` and `hr/` with equal names.
+
+    Raises:
+        TrainingError: a partner is missing, sizes do not fit, or a picture is smaller than a crop.
+    """
+    pairs = []
+    for file in find_pictures([folder / "lr"]):
+        partner = folder / "hr" / file.name
+        small, large = (np.asarray(open_photo(name)) for name in (file, partner))
+        if large.shape[:2] != (small.shape[0] * scale, small.shape[1] * scale):
+            raise TrainingError(f"{partner} is not {scale} times the size of {file}")
+        if min(small.shape[:2]) < crop:
+            raise TrainingError(_too_small(file, small.shape[1::-1], crop))
+        pairs.append((small, large))
+    return pairs
+
+
+def open_photo(file: Path) -> Image.Image:
+    """A picture as RGB.
+
+    Raises:
+        TrainingError: it is missing or no picture.
+    """
+    try:
+        with Image.open(file) as photo:
+            return photo.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise TrainingError(f"{file} cannot be read as a picture: {error}") from error
+
+
+def zoomed(photo: Image.Image, zoom: float) -> Image.Image:
+    """A photograph, resized by `zoom`."""
     if zoom == 1.0:
         return photo
     size = round(photo.width * zoom), round(photo.height * zoom)
     return photo.resize(size, Image.Resampling.BICUBIC)
 
 
-def pair(photo: Image.Image, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def reduced(photo: Image.Image, scale: int) -> Pair:
     """(h, w, 3) uint8 bicubic reduction of a photograph, and the (scale·h, scale·w, 3) original."""
     width, height = photo.width // scale, photo.height // scale
     large = photo.crop((0, 0, width * scale, height * scale))
@@ -76,6 +158,11 @@ def pair(photo: Image.Image, scale: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(small), np.asarray(large)
 
 
-def _to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
+def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
+    """uint8 (h, w, 3) pictures -> (B, 3, h, w) in [-1, 1]."""
     stacked = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
     return torch.from_numpy(stacked).float() / 127.5 - 1
+
+
+def _too_small(file: Path, size: tuple[int, int], crop: int) -> str:
+    return f"{file} is {size[0]}x{size[1]}, smaller than a crop of {crop}x{crop}"

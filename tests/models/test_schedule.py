@@ -63,3 +63,19 @@ def test_posterior_agrees_with_the_forward_process(steps):
         variance = step.state**2 * schedule.kappa**2 * now + step.noise**2
         np.testing.assert_allclose(mean, x0 + before * (y - x0), rtol=1e-9)
         np.testing.assert_allclose(variance, schedule.kappa**2 * before, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_truncated_chain_is_the_end_of_the_whole(steps):
+    whole = Schedule()
+    short = whole.truncated(steps)
+    assert short.reverse_steps() == whole.reverse_steps()[-steps:]
+    assert short.start_noise == pytest.approx(whole.kappa * whole.etas[steps - 1] ** 0.5)
+    assert short.draws == steps
+    assert whole.truncated(4).start_noise == whole.start_noise
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_chain_cannot_be_longer_than_its_schedule(steps):
+    with pytest.raises(ValueError, match="4 steps cannot be run with"):
+        Schedule().truncated(steps)

@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,3 +58,12 @@ def test_timestep_embedding():
         [torch.cat([torch.ones(4), torch.zeros(4)]), torch.cat([angles.cos(), angles.sin()])]
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_a_skip_adds_the_state_to_the_output(network):
+    x = torch.randn(2, network.config.in_channels, 16, 16)
+    modulation = network.modulation(torch.tensor([1]))
+    skipping = copy.copy(network)
+    skipping.config = replace(network.config, skip=True)
+    state = x[:, : network.config.out_channels]
+    torch.testing.assert_close(skipping(x, modulation), state + network(x, modulation))

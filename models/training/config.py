@@ -1,0 +1,124 @@
+"""Training configurations: TOML files, one table for each stage."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lpnsr.models.training.errors import TrainingError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STAGES = ("pre_upsampler", "denoiser", "noise_predictor")
+CHOICES = {"pixel": ("l1", "l2", "charbonnier"), "start": ("bicubic", "pre_upsampler")}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How one stage is trained; the defaults are those of LPNSR, Algorithm 1.
+
+    Attributes:
+        iterations: updates of the network.
+        batch: crops of an update.
+        crop: side of a crop of the small picture.
+        learning_rate: of AdamW at the start.
+        final_learning_rate: at the end of a cosine.
+        warm_up: iterations over which the learning rate rises from zero.
+        clip: largest norm of the gradient.
+        ema: decay of the moving average of the weights, which is what is kept.
+        pixel: loss on values: l1, l2 or charbonnier.
+        perceptual: weight of the perceptual term.
+        adversarial: weight of the hinge loss; 0 for none.
+        adversarial_start: iteration from which there is a discriminator.
+        start: what the chain starts from in training.
+        steps: lengths of the chain to train, drawn anew for each update; empty for the whole.
+        bfloat16: autocast; weights stay float32.
+        checkpoint_activations: compute the networks again on the way back to save memory.
+        save_every: iterations between checkpoints, validations and contact sheets.
+    """
+
+    iterations: int = 100_000
+    batch: int = 8
+    crop: int = 64
+    learning_rate: float = 5e-5
+    final_learning_rate: float = 1e-5
+    warm_up: int = 0
+    clip: float = 1.0
+    ema: float = 0.999
+    pixel: str = "l1"
+    perceptual: float = 1.0
+    adversarial: float = 0.1
+    adversarial_start: int = 10_000
+    start: str = "bicubic"
+    steps: tuple[int, ...] = ()
+    bfloat16: bool = True
+    checkpoint_activations: bool = True
+    save_every: int = 1000
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration file.
+
+    Attributes:
+        preset: name of the preset whose networks are trained.
+        seed: of weights, crops and noise.
+        degraded_share: how often a crop comes from the degraded pairs.
+        hold_out: file names of photographs that are not trained on.
+        stages: by stage.
+    """
+
+    preset: str
+    seed: int = 0
+    degraded_share: float = 0.0
+    hold_out: tuple[str, ...] = ()
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+
+
+def load_config(file: Path) -> Config:
+    """Read a configuration.
+
+    Raises:
+        TrainingError: the file is missing or no TOML, or a setting is unknown or of another type.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"{file} cannot be read as a configuration: {error}") from error
+    tables = {name: content.pop(name) for name in STAGES if name in content}
+    stages = {
+        name: _read(StageConfig, table, f"{file}, [{name}]") for name, table in tables.items()
+    }
+    if "preset" not in content:
+        raise TrainingError(f'{file} names no preset; add a line like preset = "lpnsr-tiny"')
+    config = _read(Config, content, str(file))
+    return Config(**{**vars(config), "stages": stages})
+
+
+def _read(kind: type, table: dict[str, Any], where: str) -> Any:
+    known = {f.name: f.default for f in fields(kind) if f.name != "stages"}
+    for name, value in table.items():
+        if name not in known:
+            raise TrainingError(f"{where}: unknown setting '{name}'; known: {', '.join(known)}")
+        table[name] = _checked(name, value, known[name], where)
+    return kind(**table)
+
+
+def _checked(name: str, value: Any, default: Any, where: str) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    expected = str if name == "preset" else type(default)
+    if type(value) is not expected:
+        raise TrainingError(f"{where}: {name} = {value!r} is not a {expected.__name__}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise TrainingError(f"{where}: {name} = {value!r} is none of {', '.join(CHOICES[name])}")
+    if isinstance(value, (int, float)) and value < 0:
+        raise TrainingError(f"{where}: {name} = {value!r} is negative")
+    return value

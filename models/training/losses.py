@@ -1,0 +1,85 @@
+"""Losses: values, perception, and the two sides of an adversarial game."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SCALES = 3
+BLOCK = 8
+CHARBONNIER = 1e-3
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def pixel_loss(name: str) -> Loss:
+    """`l1`, `l2` or `charbonnier`, a smooth L1."""
+    return {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": _charbonnier}[name]
+
+
+def _charbonnier(found: Tensor, expected: Tensor) -> Tensor:
+    return torch.sqrt((found - expected).square() + CHARBONNIER**2).mean()
+
+
+class GradientFrequencyLoss(nn.Module):
+    """Perceptual term without trained weights: gradients and local spectra at several scales.
+
+    At each of three scales (each half as large) the L1 distance of horizontal and vertical
+    differences, which wants edges in the right place, and of the amplitudes of the 8x8 Fourier
+    transform, which wants texture of the right strength wherever exactly it lies. Blocks lie on a
+    grid that moves by half a block from one scale to the next.
+    """
+
+    def forward(self, found: Tensor, expected: Tensor) -> Tensor:
+        """Distance of two pictures, (B, 3, H, W) in [-1, 1], sides multiples of 32 -> scalar."""
+        total = found.new_zeros(())
+        for scale in range(SCALES):
+            for axis in (-1, -2):
+                total = total + F.l1_loss(found.diff(dim=axis), expected.diff(dim=axis))
+            total = total + F.l1_loss(_amplitudes(found, scale), _amplitudes(expected, scale))
+            found, expected = (F.avg_pool2d(picture, 2) for picture in (found, expected))
+        return total / (3 * SCALES)
+
+
+def _amplitudes(pictures: Tensor, scale: int) -> Tensor:
+    """Amplitudes of the spectrum of each block, without its mean."""
+    offset = scale % 2 * (BLOCK // 2)
+    blocks = pictures[..., offset:, offset:].unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
+    blocks = blocks.float()
+    spectrum = torch.fft.rfft2(blocks - blocks.mean((-1, -2), keepdim=True), norm="ortho")
+    # Not abs(), whose gradient at zero is not defined.
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
+
+
+def perceptual_loss(device: torch.device) -> tuple[nn.Module, str]:
+    """LPIPS where the package and its weights are there, else `GradientFrequencyLoss`.
+
+    Nothing is downloaded: LPIPS needs the weights of VGG-16 in PyTorch's cache.
+
+    Returns:
+        the term and a line that says which it is.
+    """
+    backbone = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+    if importlib.util.find_spec("lpips") and backbone.is_file():
+        import lpips
+
+        term = lpips.LPIPS(net="vgg", verbose=False)
+        return term.to(device).requires_grad_(False), "perceptual term: LPIPS (VGG-16)"
+    missing = "its backbone's weights" if importlib.util.find_spec("lpips") else "the package"
+    reason = f"perceptual term: gradients and local spectra, as LPIPS lacks {missing}"
+    return GradientFrequencyLoss(), reason
+
+
+def generator_loss(of_found: Tensor) -> Tensor:
+    """What the generator minimises: a discriminator's verdict on its pictures, negated."""
+    return -of_found.mean()
+
+
+def discriminator_loss(of_found: Tensor, of_expected: Tensor) -> Tensor:
+    """Hinge loss (Lim and Ye, Geometric GAN, 2017)."""
+    return (F.relu(1 + of_found).mean() + F.relu(1 - of_expected).mean()) / 2

@@ -1,0 +1,128 @@
+"""The three stages of training: what each network is asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lpnsr.models.bicubic import Bicubic
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.swin_unet import SwinUNet
+from lpnsr.models.training.config import StageConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        network: what is trained.
+        predict: (lr, hr) -> an estimate and what it should be, of one shape.
+        picture: an estimate -> the picture (B, 3, H, W).
+        preview: lr -> the picture that the chain makes so far.
+    """
+
+    network: nn.Module
+    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    picture: Callable[[Tensor], Tensor]
+    preview: Callable[[Tensor], Tensor]
+
+
+def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Stage:
+    """The stage that trains the network `name` of `chain`.
+
+    Args:
+        name: one of `STAGES`.
+        chain: the networks; all but the trained one should be trained and frozen.
+        preset: whose chain it is.
+        config: of the stage.
+    """
+    network = module_of(chain, name)
+    if name == "pre_upsampler":
+        return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
+    if config.start == "bicubic":
+        chain = _with(chain, pre_upsampler=Bicubic(preset.scale))
+    if config.checkpoint_activations:
+        for module in (chain.denoiser, chain.noise_predictor, chain.codec):
+            _checkpoint_activations(module)
+    if name == "denoiser":
+        chain = _with(chain, noise_predictor=None)
+        return Stage(
+            network, partial(_denoise, chain), chain.codec.decode, partial(_whole_chain, chain)
+        )
+    return Stage(
+        network,
+        partial(_run_chain, chain, config.steps or (preset.schedule.steps,)),
+        nn.Identity(),
+        partial(_whole_chain, chain),
+    )
+
+
+def start_from_zero(network: nn.Module) -> None:
+    """Let the last convolution of a fresh Swin-UNet put out zeros.
+
+    A denoiser with a skip then returns its state, and a noise predictor standard normal noise.
+    """
+    if isinstance(network, SwinUNet):
+        last = network.conv_last if network.config.features else network.out[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
+def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+    """ResShift's objective: x_0 from x_t = x_0 + eta·(y - x_0) + kappa·sqrt(eta)·eps, any t."""
+    schedule = chain.schedule
+    steps = schedule.reverse_steps()[::-1]
+    with torch.no_grad():
+        y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
+    t = torch.randint(len(steps), (len(lr), 1, 1, 1), device=lr.device)
+    eta = torch.tensor(schedule.etas, dtype=torch.float32, device=lr.device)[t]
+    x = x0 + eta * (y - x0) + schedule.kappa * eta.sqrt() * torch.randn_like(x0)
+    scale = torch.tensor([step.input_scale for step in steps], device=lr.device)[t]
+    modulation = chain.denoiser.modulation(t.flatten())
+    return chain.denoiser(torch.cat([x * scale, lr], dim=1), modulation), x0
+
+
+def _run_chain(
+    chain: Chain, lengths: tuple[int, ...], lr: Tensor, hr: Tensor
+) -> tuple[Tensor, Tensor]:
+    """LPNSR, Algorithm 1: the picture at the end of the chain, with gradients through all of it."""
+    length = lengths[int(torch.randint(len(lengths), (), device="cpu"))]
+    chain = _with(chain, schedule=chain.schedule.truncated(length))
+    with torch.no_grad():
+        y = chain.encode(lr).float()
+    noise = torch.randn(chain.schedule.draws, *y.shape, device=lr.device)
+    return chain.codec.decode(chain.reverse(y, lr, noise)), hr
+
+
+def _whole_chain(chain: Chain, lr: Tensor) -> Tensor:
+    """The chain without chance: all draws are zero."""
+    y = chain.encode(lr).float()
+    return chain.codec.decode(chain.reverse(y, lr, y.new_zeros(chain.schedule.draws, *y.shape)))
+
+
+def _with(chain: Chain, **changes: object) -> Chain:
+    """A chain with some parts exchanged; the others are shared."""
+    changed = copy.copy(chain)
+    changed._modules = dict(chain._modules)
+    for name, part in changes.items():
+        setattr(changed, name, part.to(_device(chain)) if isinstance(part, nn.Module) else part)
+    return changed
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _checkpoint_activations(module: nn.Module | None) -> None:
+    """Keep only the inputs of a network for the way back, and compute the rest again."""
+    for name in ("forward", "decode"):
+        if callable(method := getattr(module, name, None)) and name in vars(type(module)):
+            setattr(module, name, partial(checkpoint, method, use_reentrant=False))

@@ -1,0 +1,99 @@
+"""A preset of a few channels, photographs of a few pixels, and the command on them."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpnsr.models import presets
+from lpnsr.models.presets import Network, Preset
+from lpnsr.models.schedule import Schedule
+from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
+from lpnsr.models.swinir import SwinIR, SwinIRConfig
+from lpnsr.models.training import cli, trainer
+from lpnsr.models.training.config import STAGES
+from lpnsr.models.training.discriminator import PatchDiscriminator
+
+UNET = partial(
+    SwinUNetConfig,
+    channels=4,
+    multipliers=(1, 1),
+    blocks=1,
+    groups=2,
+    swin_channels=4,
+    head_channels=4,
+    mlp_ratio=1,
+)
+TOY = Preset(
+    name="toy",
+    schedule=Schedule(steps=3, kappa=0.05),
+    networks={
+        "pre_upsampler": Network(
+            partial(SwinIR, SwinIRConfig(channels=4, depths=(2,), heads=1, features=4)),
+            ("pre_upsampler.safetensors",),
+        ),
+        "denoiser": Network(partial(SwinUNet, UNET(51, 48, skip=True)), ("denoiser.safetensors",)),
+        "noise_predictor": Network(
+            partial(SwinUNet, UNET(99, 96)), ("noise_predictor.safetensors",)
+        ),
+    },
+    latent_channels=48,
+    multiple=16,
+)
+STAGE = """
+[{name}]
+iterations = {iterations}
+batch = 2
+crop = 16
+learning_rate = {learning_rate}
+start = "pre_upsampler"
+adversarial_start = {judged}
+save_every = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    """The preset `toy` and a discriminator of few channels, for this test."""
+    monkeypatch.setattr(trainer, "PatchDiscriminator", partial(PatchDiscriminator, channels=4))
+    monkeypatch.setitem(presets.PRESETS, "toy", TOY)
+    return TOY
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of two photographs of 128x112 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[:112, :128]
+    for name, period in (("waves", 9.0), ("ripples", 5.0)):
+        waves = [np.sin((x + k * y) / period) * np.cos(y / (k + 3)) for k in range(3)]
+        picture = np.stack(waves, axis=-1) * 100 + 128
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    """`write_config(…)` writes a configuration of `toy` and returns its path."""
+
+    def write(iterations=4, learning_rate=1e-3, extra="", preset="toy", judged=1):
+        values = {"iterations": iterations, "learning_rate": learning_rate, "judged": judged}
+        tables = [STAGE.format(name=name, **values) for name in STAGES]
+        file = tmp_path / "config.toml"
+        file.write_text(f'preset = "{preset}"\n{extra}\n' + "".join(tables))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def train(photos, write_config, tmp_path):
+    """`train(stage, *options, **config)` runs the command and returns its exit code."""
+
+    def run(stage, *options, out="out", **config):
+        command = [stage.replace("_", "-"), "--config", write_config(**config)]
+        command += ["--photos", photos, "--out", tmp_path / out, "--device", "cpu", *options]
+        return cli.main([str(word) for word in command])
+
+    return run

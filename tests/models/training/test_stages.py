@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from lpnsr.models.training.cli import main
+from lpnsr.models.training.config import STAGES, StageConfig
+from lpnsr.models.training.estimate import estimate
+from lpnsr.models.training.stages import make_stage, start_from_zero
+
+LR = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+HR = torch.nn.functional.interpolate(LR, scale_factor=4.0)
+
+
+def built(toy):
+    torch.manual_seed(0)
+    return toy.build()
+
+
+def test_a_fresh_denoiser_with_a_skip_returns_its_state(toy):
+    chain = built(toy)
+    start_from_zero(chain.denoiser)
+    state = torch.randn(1, 48, 16, 16)
+    step = chain.schedule.reverse_steps()[0]
+    x0 = chain.predict_x0(step, state, LR[:1])
+    torch.testing.assert_close(x0, state * step.input_scale)
+
+
+@pytest.mark.parametrize("steps", [(), (2,)])
+def test_gradients_reach_the_noise_predictor_through_the_chain(toy, steps):
+    gradients = []
+    for checkpointed in (False, True):
+        chain = built(toy)
+        chain.noise_predictor.requires_grad_(True)
+        config = StageConfig(steps=steps, checkpoint_activations=checkpointed)
+        stage = make_stage("noise_predictor", chain, toy, config)
+        torch.manual_seed(1)
+        found, expected = stage.predict(LR, HR)
+        assert expected is HR
+        (found - expected).square().mean().backward()
+        assert all(parameter.grad is None for parameter in chain.denoiser.parameters())
+        gradients.append([p.grad for p in chain.noise_predictor.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_training_starts_from_bicubic_unless_told_otherwise(toy):
+    """The chain of a denoiser that returns its state ends where it started."""
+    chain = built(toy)
+    start_from_zero(chain.denoiser)
+    for start in ("bicubic", "pre_upsampler"):
+        stage = make_stage("denoiser", chain, toy, StageConfig(start=start))
+        expected = chain.pre_upsampler(LR)
+        if start == "bicubic":
+            expected = torch.nn.functional.interpolate(LR, scale_factor=4.0, mode="bicubic")
+        torch.testing.assert_close(stage.preview(LR), expected, atol=0.02, rtol=0)
+
+
+def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
+    settings = StageConfig(batch=2, crop=16, adversarial=0.0)
+    found = estimate(toy, "noise_predictor", settings)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    chain = built(toy)
+    chain.noise_predictor.requires_grad_(True)
+    plain = StageConfig(checkpoint_activations=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stage = make_stage("noise_predictor", chain, toy, plain)
+        torch.nn.functional.l1_loss(*stage.predict(LR, HR))
+    measured = sum(storage.nbytes() for storage in kept.values())
+    assert found.activations == pytest.approx(measured, rel=0.1)
+    assert found.checkpointed < found.activations / 2
+    assert found.trained == sum(p.numel() for p in chain.noise_predictor.parameters())
+
+    assert main(["estimate", "--config", str(write_config())]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == list(STAGES)
