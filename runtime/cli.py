@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     kind = FORMATS[args.format or _format_of(args.output)]
     naming = Naming(kind.suffixes, args.suffix, args.pattern)
     replace = args.overwrite or args.skip_existing
-    planned = jobs.plan(args.inputs, args.output, naming, replace=replace)
+    planned = jobs.plan(args.inputs, args.output, naming, replace=replace, warn=_say)
     if args.report:
         jobs.check_report(args.report, planned)
     skipped = dict.fromkeys(job for job in planned if args.skip_existing and job.target.exists())
@@ -164,7 +164,10 @@ def _quiet_decoders() -> Iterator[None]:
         logging.getLogger(name).addHandler(logging.NullHandler())
     sys.stderr.flush()
     before, descriptor = sys.stderr, os.dup(2)
-    with open(os.devnull, "wb") as null, open(os.dup(2), "w", buffering=1) as own:
+    with (
+        open(os.devnull, "wb") as null,
+        open(os.dup(2), "w", buffering=1, errors="backslashreplace") as own,
+    ):
         os.dup2(null.fileno(), 2)
         sys.stderr = own
         try:

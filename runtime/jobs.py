@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, count
@@ -47,7 +47,12 @@ class Naming:
 
 
 def plan(
-    inputs: Sequence[Path], output: Path, naming: Naming | None = None, *, replace: bool = False
+    inputs: Sequence[Path],
+    output: Path,
+    naming: Naming | None = None,
+    *,
+    replace: bool = False,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[Job]:
     """Pair every input picture with its output file.
 
@@ -64,6 +69,7 @@ def plan(
         output: file or folder.
         naming: how to find and to call files, by default all pictures as PNG.
         replace: whether output files may exist already.
+        warn: called with what is left out because it cannot be read.
 
     Returns:
         The jobs, a folder's in the order of their names. Nothing has been made or written.
@@ -71,7 +77,6 @@ def plan(
     Raises:
         JobError: an input is missing, a folder holds no picture, the output is unwritable, exists
             already, or is one of the inputs.
-        OSError: a folder cannot be read.
     """
     naming = naming or Naming()
     for path in inputs:
@@ -82,7 +87,7 @@ def plan(
     if _is_file(inputs, output, naming):
         jobs = [Job(inputs[0], output)]
     else:
-        sources = [found for path in inputs for found in _pictures(path, output, naming)]
+        sources = [found for path in inputs for found in _pictures(path, output, naming, warn)]
         jobs = _named(list(dict.fromkeys(sources)), output, naming)
     _refuse_writing_over_inputs(jobs)
     _refuse_unwritable([job.target for job in jobs])
@@ -123,14 +128,20 @@ def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
     return False
 
 
-def _pictures(path: Path, output: Path, naming: Naming) -> Iterator[tuple[Path, Path]]:
+def _pictures(
+    path: Path, output: Path, naming: Naming, warn: Callable[[str], None]
+) -> Iterator[tuple[Path, Path]]:
     """Each picture in a file or folder, and its path relative to that."""
     if not path.is_dir():
         yield path, Path(path.name)
         return
     found = False
     mark = naming.mark if path.resolve() == output.resolve() else ""
-    for folder, names, files in os.walk(path, onerror=_raise):
+
+    def leave_out(error: OSError) -> None:
+        warn(f"warning: {error.filename} is left out: {error.strerror}")
+
+    for folder, names, files in os.walk(path, onerror=leave_out):
         here = Path(folder)
         names[:] = sorted(
             name
@@ -150,26 +161,27 @@ def _pictures(path: Path, output: Path, naming: Naming) -> Iterator[tuple[Path, 
         raise JobError(f"{path} holds no picture{called} ({', '.join(SUFFIXES)})")
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _named(sources: Sequence[tuple[Path, Path]], output: Path, naming: Naming) -> list[Job]:
     """Give each (file, relative path) its output file."""
-    shared = Counter(relative.with_suffix("") for _, relative in sources)
-    jobs: dict[Path, Job] = {}
+    shared = Counter(_folded(relative.with_suffix("")) for _, relative in sources)
+    jobs: dict[str, Job] = {}
     for source, relative in sources:
         stem = relative.stem
-        if shared[relative.with_suffix("")] > 1:
+        if shared[_folded(relative.with_suffix(""))] > 1:
             stem = f"{stem}_{relative.suffix[1:]}"
         names = chain([stem], (f"{stem}_{number}" for number in count(2)))
         targets = (
             output / relative.with_name(f"{name}{naming.mark}{naming.suffixes[0]}")
             for name in names
         )
-        target = next(target for target in targets if target not in jobs)
-        jobs[target] = Job(source, target)
+        target = next(target for target in targets if _folded(target) not in jobs)
+        jobs[_folded(target)] = Job(source, target)
     return list(jobs.values())
+
+
+def _folded(path: Path) -> str:
+    """Equal for names that macOS and Windows take for the same."""
+    return str(path).casefold()
 
 
 def _refuse_writing_over_inputs(jobs: Sequence[Job]) -> None:

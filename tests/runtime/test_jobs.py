@@ -64,6 +64,28 @@ def test_links_in_a_folder_are_not_followed(here):
     assert plan("in") == [("in/a.png", "out/a.png")]
 
 
+def test_an_unreadable_folder_is_left_out_and_said(here, monkeypatch):
+    touch("in/a.png", "in/lost/b.png")
+    scan, said = os.scandir, []
+
+    def scandir(path):
+        if str(path).endswith("lost"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (job,) = jobs.plan([Path("in")], Path("out"), warn=said.append)
+    assert job.source == Path("in/a.png")
+    assert said == ["warning: in/lost is left out: Permission denied"]
+
+
+def test_names_that_differ_in_case_do_not_clash(here):
+    touch("in/a.png", "in/A.jpg", "in/b.jpg", "in/b.JPG")
+    found = dict(plan("in"))
+    assert found["in/A.jpg"] == "out/A_jpg.png" and found["in/a.png"] == "out/a_png.png"
+    assert found["in/b.JPG"] == "out/b_JPG.png" and found["in/b.jpg"] == "out/b_jpg_2.png"
+
+
 def test_pipes_are_not_waited_for(here):
     touch("in/a.png")
     os.mkfifo(here / "in" / "b.png")

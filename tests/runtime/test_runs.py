@@ -199,6 +199,19 @@ def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
     assert files(tmp_path / "out") == []
 
 
+def test_names_of_any_encoding_are_said(tmp_path, run):
+    os.mkdir("in")
+    Image.fromarray(photo(20, 30)).save(os.fsdecode(b"in/gr\xfcn.png"))
+    for name in (b"br\xf6ken.png", "kaputt\u00e9\n.png".encode()):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(b"hello")
+    code, errors = run("in", "-o", "out", "--report", "run.json")
+    assert code == 1 and len(errors) == 5
+    assert any("br\\udcf6ken.png is not a picture" in error for error in errors)
+    assert os.listdir(b"out") == [b"gr\xfcn.png"]
+    pictures = json.loads((tmp_path / "run.json").read_text())["pictures"]
+    assert os.fsdecode(b"out/gr\xfcn.png") in [picture["output"] for picture in pictures]
+
+
 def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path, run):
     os.mkdir("in")
     for name in ("a" * 250, "b"):
