@@ -67,7 +67,8 @@ class Format:
         alpha: whether it holds transparency.
         grey: whether it holds grey pictures; else they become RGB.
         tags: most bytes of EXIF, and of XMP.
-        streams: whether it is written band by band, not from the whole picture in memory.
+        held: most bytes that its encoder holds for each pixel of the picture; 0 for encoders that
+            go band by band.
         side: most pixels a side.
         write: writes a picture to a stream.
     """
@@ -77,7 +78,7 @@ class Format:
     alpha: bool
     grey: bool
     tags: int
-    streams: bool
+    held: int
     side: int
     write: Callable[[BinaryIO, Bands, Layout], None]
 
@@ -300,9 +301,9 @@ def _whole(bands: Bands, layout: Layout) -> Image.Image:
 
 
 FORMATS = {
-    "png": Format((".png",), True, True, True, 2**31, True, 2**31 - 1, _write_png),
-    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65504, False, 65500, _write_jpeg),
-    "webp": Format((".webp",), False, True, False, 2**31, False, 16383, _write_webp),
-    "tiff": Format((".tif", ".tiff"), True, True, True, 2**31, True, 2**31 - 1, _write_tiff),
+    "png": Format((".png",), True, True, True, 2**31, 0, 2**31 - 1, _write_png),
+    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65504, 4, 65500, _write_jpeg),
+    "webp": Format((".webp",), False, True, False, 2**31, 40, 16383, _write_webp),
+    "tiff": Format((".tif", ".tiff"), True, True, True, 2**31, 0, 2**31 - 1, _write_tiff),
 }
 """Name -> format."""

@@ -24,8 +24,7 @@ def needed(header: Header, target: tuple[int, int], kind: Format, computing: int
     # Grey goes to the model as RGB; hidden colors are found with two 4-byte maps and a palette.
     hidden = 16 * sample if header.channels in (2, 4) else 0
     upscaling = pixels * (samples + 3 * sample + hidden) + computing
-    whole = 0 if kind.streams else 4 * target[0] * target[1]
-    return max(decoding, upscaling + whole)
+    return max(decoding, upscaling + kind.held * target[0] * target[1])
 
 
 def check(needed: int) -> None:

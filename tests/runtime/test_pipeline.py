@@ -159,4 +159,6 @@ def test_the_memory_needed():
     assert memory.needed(rgb, (40, 40), png, 0) == 100 * (4 + 6)
     assert memory.needed(rgb, (40, 40), png, 5000) == 100 * (3 + 3) + 5000
     assert memory.needed(rgb, (40, 40), jpeg, 5000) == 100 * (3 + 3) + 5000 + 4 * 1600
+    webp = FORMATS["webp"]
+    assert memory.needed(rgb, (40, 40), webp, 5000) == 100 * (3 + 3) + 5000 + 40 * 1600
     assert memory.needed(Header((10, 10), 4, 16), (40, 40), png, 0) == 100 * (8 + 6 + 32)
