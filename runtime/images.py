@@ -232,7 +232,7 @@ def _shallow(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in ("LAB", "HSV"):
         raise ImageError(f"{path} has {image.mode} colors; convert it to RGB")
     mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
-    pixels = np.asarray(image.convert(mode))
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     if grey:
         return pixels.reshape(*pixels.shape[:2], len(mode))
     if palette and (pixels[..., :1] == pixels[..., 1:3]).all():

@@ -19,8 +19,9 @@ def needed(header: Header, target: tuple[int, int], kind: Format, computing: int
     """
     pixels, sample = header.size[0] * header.size[1], header.bits // 8
     samples = header.channels * sample
-    # Pillow holds 4 bytes per pixel; 16-bit pictures are decoded twice and reordered.
-    decoding = pixels * (4 + 2 * samples * sample)
+    # Pillow holds 4 bytes per pixel, up to three times, and copies the samples out in two steps;
+    # 16-bit pictures are decoded twice and reordered.
+    decoding = pixels * (12 + 2 * samples * sample)
     # Grey goes to the model as RGB; hidden colors are found with two 4-byte maps and a palette.
     hidden = 16 * sample if header.channels in (2, 4) else 0
     upscaling = pixels * (samples + 3 * sample + hidden) + computing

@@ -124,10 +124,10 @@ class Scan:
             colors = full - colors
         if self._alpha is None:
             return colors
-        opacity = pixels[..., self.colors, None]
+        opacity = pixels[..., self.colors]
         if self._alpha == EXTRASAMPLE.ASSOCALPHA:
             colors = _divided(colors, opacity)
-        return np.concatenate([colors, opacity], axis=2)
+        return np.dstack([colors, opacity])
 
     @property
     def _alpha(self) -> EXTRASAMPLE | None:
@@ -199,7 +199,10 @@ def _is_ours(page: tifffile.TiffPage) -> bool:
 
 
 def _divided(colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Undo the multiplication by alpha; what cannot be seen becomes black."""
+    """Undo the multiplication of (H, W, C) by alpha (H, W); what is hidden becomes black."""
     full, visible = np.iinfo(colors.dtype).max, np.maximum(opacity, 1).astype(np.uint32)
-    plain = (colors * np.uint32(full) + visible // 2) // visible
-    return np.where(opacity > 0, np.minimum(plain, full), 0).astype(colors.dtype)
+    plain = np.empty_like(colors)
+    for channel in range(colors.shape[2]):
+        exact = (colors[..., channel] * np.uint32(full) + visible // 2) // visible
+        plain[..., channel] = np.where(opacity > 0, np.minimum(exact, full), 0)
+    return plain

@@ -156,7 +156,7 @@ def test_memory_is_asked_for_before_decoding(tmp_path, model, monkeypatch):
 
 def test_the_memory_needed():
     rgb, png, jpeg = Header((10, 10), 3, 8), FORMATS["png"], FORMATS["jpeg"]
-    assert memory.needed(rgb, (40, 40), png, 0) == 100 * (4 + 6)
+    assert memory.needed(rgb, (40, 40), png, 0) == 100 * (12 + 6)
     assert memory.needed(rgb, (40, 40), png, 5000) == 100 * (3 + 3) + 5000
     assert memory.needed(rgb, (40, 40), jpeg, 5000) == 100 * (3 + 3) + 5000 + 4 * 1600
     webp = FORMATS["webp"]
