@@ -7,7 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import Queue
 from threading import Condition, Event
@@ -34,6 +34,9 @@ _AHEAD = 8
 
 _PIXELS = 2**25
 """Pixels that the decoded pictures may have together; a larger picture is alone."""
+
+_BULKY = 2**29
+"""Bytes that an encoder may hold while the next picture is upscaled."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Failures to write that the next picture would meet too."""
@@ -107,6 +110,8 @@ class Pipeline:
             try:
                 for outcome, reading in _ahead(jobs, lambda job: self._submit(readers, job, room)):
                     unwritten.append(self._compute(outcome, reading, writers))
+                    if self._is_bulky(outcome):
+                        wait(unwritten)
                     room.leave(outcome.job)
                     while unwritten and (len(unwritten) > _UNWRITTEN or unwritten[0].done()):
                         done = unwritten.popleft().result()
@@ -129,8 +134,8 @@ class Pipeline:
 
     def _read(self, outcome: Outcome, room: _Room) -> Picture:
         header = images.probe(outcome.job.source)
-        self._refuse_too_large(header)
         room.enter(outcome.job, header.size[0] * header.size[1])
+        self._refuse_too_large(header)  # now that a large one before it has left its memory
         start = time.perf_counter()
         picture = images.read(outcome.job.source)
         outcome.seconds["decode"] = time.perf_counter() - start
@@ -142,6 +147,11 @@ class Pipeline:
         passes = 2 if self.recipe.alpha == "model" and header.channels in (2, 4) else 1
         computing = passes * self.upscaler.memory(header.size)
         memory.check(memory.needed(header, target, self.kind, computing))
+
+    def _is_bulky(self, outcome: Outcome) -> bool:
+        """Whether the encoder holds so much that the next picture should wait for it."""
+        height, width = outcome.output_size or (0, 0)
+        return self.kind.held * height * width > _BULKY
 
     def _compute(
         self, outcome: Outcome, reading: Future[Picture], writers: ThreadPoolExecutor

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,9 +48,9 @@ def jobs(folder, count, size=(20, 20)):
     ]
 
 
-def start(model, jobs, stop=None, progress=lambda job, done, total: None):
+def start(model, jobs, stop=None, progress=lambda job, done, total: None, kind="png"):
     stop = stop or threading.Event()
-    line = Pipeline(model, Recipe(), FORMATS["png"], 95, lambda text: None, progress, stop)
+    line = Pipeline(model, Recipe(), FORMATS[kind], 95, lambda text: None, progress, stop)
     return line.run(jobs)
 
 
@@ -104,6 +105,41 @@ def test_a_picture_beyond_the_limit_goes_alone(tmp_path, model, monkeypatch):
     monkeypatch.setattr(pipeline, "_PIXELS", 100)
     outcomes = list(start(model, jobs(tmp_path, 3)))
     assert [outcome.error for outcome in outcomes] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_only_one_encoder_at_a_time_holds_a_large_picture(tmp_path, model, monkeypatch, kind):
+    monkeypatch.setattr(pipeline, "_BULKY", 0)
+    write, open_now, most = formats.write, set(), []
+
+    def note_write(path, *arguments):
+        open_now.add(path)
+        time.sleep(0.1)
+        digest = write(path, *arguments)
+        open_now.remove(path)
+        return digest
+
+    def progress(job, done, total):
+        if done == 0:
+            most.append(len(open_now - {job.target}))
+
+    monkeypatch.setattr(formats, "write", note_write)
+    list(start(model, jobs(tmp_path, 4), progress=progress, kind=kind))
+    assert len(most) == 4 and (max(most) == 0) == (kind == "jpeg")
+
+
+def test_memory_is_asked_for_once_a_large_picture_has_left(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(pipeline, "_PIXELS", 100)
+    asked, begun = [], []
+    monkeypatch.setattr("lpnsr.runtime.memory.check", lambda needed: asked.append(len(begun)))
+
+    def progress(job, done, total):
+        if done == 0:
+            time.sleep(0.05)
+            begun.append(job)
+
+    list(start(model, jobs(tmp_path, 4), progress=progress))
+    assert asked == [0, 1, 2, 3]
 
 
 def test_stopping_drops_the_picture_in_work(tmp_path, model):
