@@ -213,7 +213,8 @@ class Pipeline:
         except _Dropped:
             return outcome
         except (*DAMAGE, MemoryError, zlib.error) as error:
-            outcome.error, outcome.cause = f"cannot write {outcome.job.target}: {error}", error
+            reason = str(error) or "not enough memory"
+            outcome.error, outcome.cause = f"cannot write {outcome.job.target}: {reason}", error
         finally:
             channel.drain()
         outcome.seconds["encode"] = time.perf_counter() - start - bands.seconds

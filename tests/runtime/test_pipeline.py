@@ -181,6 +181,15 @@ def test_an_encoder_that_fails_is_one_picture(tmp_path, model, monkeypatch):
     assert "cannot write" in outcomes[1].error
 
 
+def test_an_encoder_without_memory_says_so(tmp_path, model, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(formats, "write", exhausted)
+    (outcome,) = start(model, jobs(tmp_path, 1))
+    assert outcome.error == f"cannot write {outcome.job.target}: not enough memory"
+
+
 def test_memory_is_asked_for_before_decoding(tmp_path, model, monkeypatch):
     asked = []
     monkeypatch.setattr("lpnsr.runtime.memory.check", asked.append)
