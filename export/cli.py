@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lpnsr-export: {error.name} is not installed; run: {EXTRA}", file=sys.stderr)
         return 2
 
-    from lpnsr.export.verify import EngineMissingError, ParityError
+    from lpnsr.export.engines import EngineMissingError
+    from lpnsr.export.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.bundle import BundleError
@@ -143,5 +144,9 @@ def _export(args: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     print(f"{bundle.path}: {size / 1e6:.1f} MB")
     for graph in bundle.manifest.graphs:
-        figures = ", ".join(f"{name} {value:.6g}" for name, value in graph.parity.items())
-        print(f"  {graph.file}: {figures}")
+        for precision, parity in graph.parity.items():
+            figures = ", ".join(f"{name} {value:.6g}" for name, value in parity.items())
+            used = "" if precision in graph.precisions else " (not accurate enough to be used)"
+            print(f"  {graph.file} in {precision}: {figures}{used}")
+    if "bf16" not in graph.parity:
+        print("  bf16: not measured, as OpenVINO is missing or this processor has no bf16")

@@ -10,12 +10,20 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from lpnsr.export.engines import computes_bf16, onnxruntime_f32, openvino_bf16
 from lpnsr.export.graph import Identity, identity
 from lpnsr.export.trace import stages_of, trace_stage
-from lpnsr.export.unroll import unroll
-from lpnsr.export.verify import check, measure
+from lpnsr.export.unroll import single, unroll
+from lpnsr.export.verify import (
+    accurate_in_bf16,
+    check,
+    measure,
+    measure_decoder,
+    random_input,
+)
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest, sha256
@@ -47,6 +55,7 @@ def pack(
     Raises:
         BundleError: `target` exists and `force` is not given, or is not a bundle.
         ParityError: a graph does not agree with the eager chain.
+        EngineMissingError: ONNX Runtime, which verifies, is not installed.
         OSError: the target cannot be written.
     """
     check_target(target, force)
@@ -54,21 +63,19 @@ def pack(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         staging = Path(folder) / "bundle"
         staging.mkdir()
-        models = _trace_all(chain, preset, shapes, progress)
+        exported = _trace_all(chain, preset, shapes, progress)
         progress("write")
-        _store_weights_once(models, staging)
+        _store_weights_once([each.model for each in exported], staging)
         graphs = []
-        for (batch, tile), model in zip(shapes, models, strict=True):
-            name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}.onnx"
-            ir.save(model, staging / name)
-            progress(f"verify {_label(batch, tile)}")
-            parity = measure(
-                chain, preset, staging / name, batch, tile, seed=secrets.randbelow(2**32)
-            )
-            check(parity, preset.tolerance)
-            del model.graph.outputs[1:]
-            ir.save(model, staging / name)
-            graphs.append(Graph(name, tile, batch, parity))
+        for each in exported:
+            progress(f"verify {_label(each.batch, each.tile)}")
+            ir.save(each.model, staging / each.file)
+            parity = _verify(chain, preset, each, staging / each.file)
+            del each.model.graph.outputs[1:]
+            ir.save(each.model, staging / each.file)
+            within = "bf16" in parity and accurate_in_bf16(parity["bf16"], preset.tolerance)
+            precisions = ("f32", "bf16") if within else ("f32",)
+            graphs.append(Graph(each.file, each.tile, each.batch, parity, precisions))
         files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
         manifest = _manifest(preset, graphs, files)
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -103,17 +110,58 @@ def _label(batch: int, tile: tuple[int, int]) -> str:
     return f"{tile[0]}x{tile[1]}, batch {batch}"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Exported:
+    """One shape's unrolled chain, and its decoder as a graph of its own."""
+
+    file: str
+    batch: int
+    tile: tuple[int, int]
+    model: ir.Model
+    decoder: ir.Model
+
+
 def _trace_all(
     chain: Chain, preset: Preset, shapes: Sequence[Shape], progress: Callable[[str], None]
-) -> list[ir.Model]:
-    models = []
+) -> list[_Exported]:
+    exported = []
     for batch, tile in shapes:
         traced = {}
         for stage in stages_of(preset):
             progress(f"trace {stage} {_label(batch, tile)}")
             traced[stage] = trace_stage(chain, preset, stage, batch, tile)
-        models.append(unroll(chain, preset, traced, batch, tile))
-    return models
+        file = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}.onnx"
+        model = unroll(chain, preset, traced, batch, tile)
+        decoder = single(chain, preset, traced["decoder"], "decoder")
+        exported.append(_Exported(file, batch, tile, model, decoder))
+    return exported
+
+
+def _verify(
+    chain: Chain, preset: Preset, exported: _Exported, file: Path
+) -> dict[str, dict[str, float]]:
+    """Parity of the graph in `file`, by precision.
+
+    Raises:
+        ParityError: it does not agree with the eager chain in float32.
+    """
+    seed = secrets.randbelow(2**32)
+    values = random_input(preset, exported.batch, exported.tile, seed)
+    precise = measure(chain, onnxruntime_f32(file), values)
+    check(precise, preset.tolerance)
+    parity = {"f32": {**precise, "seed": seed}}
+    if computes_bf16():
+        reduced = measure(chain, openvino_bf16(file), values)
+        if "quantizer" in stages_of(preset):
+            latent = np.random.default_rng(seed).standard_normal(
+                (exported.batch, preset.latent_channels, *exported.tile), np.float32
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                decoder = Path(folder) / "decoder.onnx"
+                ir.save(exported.decoder, decoder, external_data="decoder.bin")
+                reduced |= measure_decoder(chain, openvino_bf16(decoder), latent)
+        parity["bf16"] = {**reduced, "seed": seed}
+    return parity
 
 
 def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:

@@ -71,10 +71,8 @@ def unroll(
     return graph.model(preset.name, [lr, noise], [sr, x, *categories])
 
 
-def single(
-    chain: Chain, preset: Preset, traced: ir.Model, stage: str, step: ReverseStep
-) -> ir.Model:
-    """One traced stage as a graph of its own, with the constants of one step of the chain.
+def single(chain: Chain, preset: Preset, traced: ir.Model, stage: str) -> ir.Model:
+    """One traced stage as a graph of its own, at the first step of the reverse chain.
 
     Returns:
         a model with one input `x` and one output, float32; the denoiser and the noise predictor
@@ -84,6 +82,7 @@ def single(
     x = float_input("x", tuple(traced.graph.inputs[0].shape.numpy()))
     constants = []
     if stage in ("denoiser", "noise_predictor"):
+        step = chain.schedule.reverse_steps()[0]
         constants = _timestep(graph, getattr(chain, stage), stage, step)
     output = graph.inline(stage, traced, [x, *constants])
     return graph.model(f"{preset.name}/{stage}", [x], [output])

@@ -4,84 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpnsr.export.engines import Run, Values
 from lpnsr.export.unroll import CATEGORY, LATENT
 from lpnsr.models.atd import Category
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, Tolerance
 
 CLOSE = 2 / 255
+Parity = dict[str, float]
 
 
 class ParityError(RuntimeError):
     """The exported graph does not compute what the eager chain computes."""
 
 
-class EngineMissingError(RuntimeError):
-    """ONNX Runtime, which verifies exports, is not installed."""
+def random_input(preset: Preset, batch: int, tile: tuple[int, int], seed: int) -> Values:
+    """`lr` (B, 3, h, w), uniform in [-1, 1], and `noise` (K, B, C, h, w), standard normal."""
+    rng = np.random.default_rng(seed)
+    lr = rng.uniform(-1, 1, (batch, 3, *tile)).astype(np.float32)
+    noise = rng.standard_normal((preset.draws, batch, preset.latent_channels, *tile))
+    return {"lr": lr, "noise": noise.astype(np.float32)}
 
 
-def measure(
-    chain: Chain, preset: Preset, file: Path, batch: int, tile: tuple[int, int], seed: int
-) -> dict[str, float]:
-    """Run the graph in `file` and the eager chain on the same random input.
+def measure(chain: Chain, run: Run, values: Values) -> Parity:
+    """Run a graph with the outputs `sr` and `x_0` and the eager chain on the same input.
 
     Args:
-        chain: the eager chain.
-        preset: gives the shapes.
-        file: ONNX graph with the outputs `sr` and `x_0`.
-        batch: tiles at once.
-        tile: (height, width) of the input picture.
-        seed: of the random input.
+        chain: the eager chain, float32.
+        run: runs the graph.
+        values: from `random_input`.
 
     Returns:
         `x0_relative_l2`, `sr_close_share` (share of values within 1/255 of the range), `sr_psnr`
-        (dB, against a range of 2), `seed`, and, where a network sorts tokens into categories,
+        (dB, against a range of 2) and, where a network sorts tokens into categories,
         `category_share` (share of equal ones, least of all layers). A near-tie that falls
         differently moves all tokens after it, so what follows is compared on equal categories.
-
-    Raises:
-        EngineMissingError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineMissingError(
-            "verification needs ONNX Runtime; install it with: pip install 'lpnsr[cpu]'"
-        ) from error
-
-    rng = np.random.default_rng(seed)
-    lr = rng.uniform(-1, 1, (batch, 3, *tile)).astype(np.float32)
-    shape = (preset.draws, batch, preset.latent_channels, *tile)
-    noise = rng.standard_normal(shape).astype(np.float32)
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    outputs = [output.name for output in session.get_outputs()]
-    found = dict(zip(outputs, session.run(outputs, {"lr": lr, "noise": noise}), strict=True))
-    sr, x0 = found["sr"], found[LATENT]
-    categories = [found[name] for name in outputs if name.startswith(CATEGORY)]
-    del session
-
+    found = run(values)
+    categories = [value for name, value in found.items() if name.startswith(CATEGORY)]
     with torch.no_grad(), _decided(chain, categories) as shares:
-        small = torch.from_numpy(lr)
-        expected_x0 = chain.reverse(chain.encode(small), small, torch.from_numpy(noise))
+        lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
+        expected_x0 = chain.reverse(chain.encode(lr), lr, noise)
         expected = chain.codec.decode(expected_x0).clamp(-1, 1).numpy()
-    distance = np.linalg.norm(x0 - expected_x0.numpy()) / np.linalg.norm(expected_x0.numpy())
-    difference = np.abs(sr - expected)
+    x0 = expected_x0.numpy()
     return {
-        "x0_relative_l2": float(distance),
-        "sr_close_share": float((difference <= CLOSE).mean()),
-        "sr_psnr": float(10 * np.log10(4 / max(np.square(difference).mean(), 1e-20))),
-        "seed": seed,
+        "x0_relative_l2": float(np.linalg.norm(found[LATENT] - x0) / np.linalg.norm(x0)),
+        "sr_close_share": float((np.abs(found["sr"] - expected) <= CLOSE).mean()),
+        "sr_psnr": psnr(found["sr"], expected),
         **({"category_share": min(shares)} if shares else {}),
     }
+
+
+def measure_decoder(chain: Chain, run: Run, latent: np.ndarray) -> Parity:
+    """Run the decoder's graph and the eager decoder on the codes nearest to `latent`.
+
+    Returns:
+        `decoder_psnr` (dB, against a range of 2).
+    """
+    with torch.no_grad():
+        codes = chain.codec.nearest_codes(torch.from_numpy(latent))
+        expected = chain.codec.decode_quantized(codes).numpy()
+    found, *_ = run({"x": codes.numpy()}).values()  # an output may have several names
+    return {"decoder_psnr": psnr(found, expected)}
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """PSNR in dB against a range of 2, at most 200."""
+    error = np.square(found - expected, dtype=np.float64).mean()
+    return float(10 * np.log10(4 / max(error, 4e-20)))
 
 
 @contextmanager
@@ -101,8 +96,8 @@ def _decided(chain: Chain, categories: Sequence[np.ndarray]) -> Iterator[list[fl
         yield shares
 
 
-def check(parity: dict[str, float], tolerance: Tolerance) -> None:
-    """Accept measured figures or fail.
+def check(parity: Parity, tolerance: Tolerance) -> None:
+    """Accept what `measure` found in float32 or fail.
 
     Raises:
         ParityError: a figure is out of tolerance (or is no number).
@@ -124,3 +119,12 @@ def check(parity: dict[str, float], tolerance: Tolerance) -> None:
             f"categories of eager PyTorch, less than {tolerance.category_share:.2%}; "
             "no bundle was written"
         )
+
+
+def accurate_in_bf16(parity: Parity, tolerance: Tolerance) -> bool:
+    """Whether what `measure` and `measure_decoder` found in bfloat16 is within the limits."""
+    return (
+        parity["x0_relative_l2"] <= tolerance.x0_bf16
+        and parity.get("decoder_psnr", parity["sr_psnr"]) >= tolerance.psnr_bf16
+        and parity.get("category_share", 1.0) >= tolerance.category_share
+    )

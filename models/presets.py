@@ -45,11 +45,16 @@ class Tolerance:
         x0: relative L2 of the final latent.
         close_share: least share of output values that are within 1/255 (of the range [0, 1]).
         category_share: least share of tokens in the same category, where a network has such.
+        x0_bf16: `x0` for a graph that is computed in bfloat16.
+        psnr_bf16: least PSNR (dB, against a range of 2) of a picture decoded in bfloat16 from the
+            same codes; of the whole chain, if the latent is not quantised to codes.
     """
 
     x0: float = 1e-4
     close_share: float = 0.99
     category_share: float = 0.999
+    x0_bf16: float = 3e-2
+    psnr_bf16: float = 45.0
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,7 @@ PRESETS = {
             latent_channels=48,
             multiple=16,
             weights=BUILTIN_WEIGHTS,
+            tolerance=Tolerance(psnr_bf16=40.0),
         ),
     )
 }

@@ -113,6 +113,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     add("--batch", type=_positive, metavar="N", help="tiles to run at once")
     add("--backend", choices=backends.NAMES, default="auto", help="inference engine")
+    add(
+        "--precision",
+        choices=backends.PRECISIONS,
+        default="auto",
+        help="that the engine computes in (default: the fastest in which the model is accurate)",
+    )
     add("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
     add(
         "--no-color-fix",

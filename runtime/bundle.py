@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from lpnsr.runtime.onnxfile import DamagedError, references
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).resolve().parent / "builtin"
 
@@ -30,13 +30,16 @@ class Graph:
         file: file name inside the bundle.
         tile: (height, width) of the input in pixels.
         batch: number of tiles the graph takes at once.
-        parity: figures measured at export, graph against eager PyTorch on random input.
+        parity: precision ("f32", "bf16") -> figures measured at export, the graph computed in it
+            against eager PyTorch in float32, on random input.
+        precisions: those of them whose figures are within the preset's limits.
     """
 
     file: str
     tile: tuple[int, int]
     batch: int
-    parity: dict[str, float]
+    parity: dict[str, dict[str, float]]
+    precisions: tuple[str, ...] = ("f32",)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,11 @@ class Manifest:
                 )
             graphs = tuple(
                 Graph(
-                    g["file"], (int(g["tile"][0]), int(g["tile"][1])), int(g["batch"]), g["parity"]
+                    g["file"],
+                    (int(g["tile"][0]), int(g["tile"][1])),
+                    int(g["batch"]),
+                    dict(g["parity"]),
+                    tuple(g["precisions"]),
                 )
                 for g in fields.pop("graphs")
             )
@@ -190,6 +197,17 @@ class Bundle:
                     f"{path} reads a file that {MANIFEST} does not list: {name}; "
                     "export the bundle again"
                 )
+
+
+def shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Input and output name -> shape that the manifest promises for `graph`."""
+    (height, width), scale = graph.tile, manifest.scale
+    lr, noise = manifest.inputs
+    return {
+        lr: (graph.batch, 3, height, width),
+        noise: (manifest.draws, graph.batch, manifest.latent_channels, height, width),
+        manifest.output: (graph.batch, 3, scale * height, scale * width),
+    }
 
 
 def sha256(file: Path) -> str:

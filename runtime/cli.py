@@ -81,7 +81,10 @@ def _run(args: argparse.Namespace) -> int:
             batch=args.batch,
             overlap=args.overlap,
             threads=args.threads,
+            precision=args.precision,
         )
+        if args.backend == "auto":
+            _say(f"runs with {upscaler.choice}")
         pipeline = Pipeline(
             upscaler, _recipe(args), kind, args.quality, _say, tiles.show, stop=stop
         )

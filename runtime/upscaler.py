@@ -33,6 +33,9 @@ class Upscaler:
         graphs: those of the bundle's graphs that may be used.
         overlap: input pixels that neighbouring tiles share at least.
 
+    Attributes:
+        choice: the engine that was chosen, and why.
+
     Raises:
         TilingError: the overlap does not suit one of the graphs' tiles.
     """
@@ -44,6 +47,7 @@ class Upscaler:
             tiling.check(graph.tile, overlap)
         self.bundle = bundle
         self.backend = backend
+        self.choice = backend.describe()
         self._graphs = graphs
         self._overlap = overlap
         self._graph = self._loaded = None
@@ -58,6 +62,7 @@ class Upscaler:
         batch: int | None = None,
         overlap: int = 16,
         threads: int | None = None,
+        precision: str = "auto",
     ) -> Upscaler:
         """Open a bundle.
 
@@ -69,6 +74,8 @@ class Upscaler:
             batch: tiles to run at once; by default the smallest number that the bundle has.
             overlap: input pixels that neighbouring tiles share at least.
             threads: CPU threads; by default the engine decides.
+            precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`;
+                "auto" is the fastest in which the model was found accurate at export.
 
         Raises:
             BundleError: the bundle is missing or damaged, or has no graph of this tile and batch.
@@ -77,7 +84,11 @@ class Upscaler:
         """
         bundle = Bundle.open(path)
         graphs = matching(bundle.manifest.graphs, tile, batch)
-        return cls(bundle, backends.create(backend, threads), graphs, overlap)
+        accurate = set.intersection(*(set(graph.precisions) for graph in graphs))
+        engine, why = backends.create(backend, threads, precision, accurate)
+        upscaler = cls(bundle, engine, graphs, overlap)
+        upscaler.choice = f"{engine.describe()} ({why})"
+        return upscaler
 
     def upscale(
         self,

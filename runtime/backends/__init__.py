@@ -6,13 +6,18 @@ its constructor, and list it in `create`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lpnsr.runtime.bundle import Bundle, Graph
 
-NAMES = ("auto", "onnxruntime")
+if TYPE_CHECKING:
+    from lpnsr.runtime.backends.openvino import OpenVino
+
+NAMES = ("auto", "onnxruntime", "openvino")
+PRECISIONS = ("auto", "f32", "bf16")
 
 
 class BackendError(RuntimeError):
@@ -57,18 +62,52 @@ class Backend(Protocol):
         """Name and version of the engine and the device that it runs on."""
 
 
-def create(name: str = "auto", threads: int | None = None) -> Backend:
-    """The inference engine called `name`, one of `NAMES`.
+def create(
+    name: str = "auto",
+    threads: int | None = None,
+    precision: str = "auto",
+    accurate: Collection[str] = ("f32",),
+) -> tuple[Backend, str]:
+    """The inference engine called `name`, and why it.
 
     Args:
-        name: "auto" takes the best engine that is installed.
+        name: one of `NAMES`; "auto" takes the fastest that is installed.
         threads: CPU threads per operation; by default the engine decides.
+        precision: one of `PRECISIONS`; "auto" takes the fastest that is accurate.
+        accurate: precisions in which the model was found accurate at export.
+
+    Returns:
+        the engine and, in a few words, the reason for it.
 
     Raises:
-        BackendError: no such engine, or it is not installed.
+        BackendError: no such engine or precision, or it is not installed.
     """
     if name not in NAMES:
         raise BackendError(f"there is no backend {name}; choose from {', '.join(NAMES)}")
+    if precision not in PRECISIONS:
+        raise BackendError(f"there is no precision {precision}; it is {', '.join(PRECISIONS)}")
     from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
+    from lpnsr.runtime.backends.openvino import OpenVino
 
-    return OnnxRuntime(threads)
+    if name == "onnxruntime":
+        return OnnxRuntime(threads, precision), "as asked"
+    if name == "openvino" or precision == "bf16":
+        return OpenVino(threads, precision, accurate), "as asked"
+    try:
+        openvino = OpenVino(threads, precision, accurate)
+    except BackendError:
+        return OnnxRuntime(threads), "no other engine is installed"
+    if openvino.precision == "bf16":
+        return openvino, "the fastest here, as the processor computes in bf16"
+    try:
+        return OnnxRuntime(threads), f"the fastest here in f32; {_no_bf16(openvino, precision)}"
+    except BackendError:
+        return openvino, "no other engine is installed"
+
+
+def _no_bf16(openvino: OpenVino, precision: str) -> str:
+    if precision == "f32":
+        return "bf16 is not wanted"
+    if openvino.has_bf16:
+        return "this model is not accurate in bf16"
+    return "the processor does not compute in bf16"

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from lpnsr.runtime.backends import BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Manifest
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
@@ -18,12 +18,18 @@ class OnnxRuntime:
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
+        precision: "f32" or "auto", which is the same.
 
     Raises:
-        BackendError: ONNX Runtime is not installed.
+        BackendError: ONNX Runtime is not installed, or the precision is another.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
+        if precision not in ("auto", "f32"):
+            raise BackendError(
+                f"ONNX Runtime does not compute in {precision}; "
+                "use --backend openvino or --precision f32"
+            )
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -59,7 +65,7 @@ class OnnxRuntime:
             raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
         found = {value.name: tuple(value.shape) for value in session.get_inputs()}
         found |= {value.name: tuple(value.shape) for value in session.get_outputs()}
-        expected = _shapes(bundle.manifest, graph)
+        expected = shapes(bundle.manifest, graph)
         if found != expected:
             raise BundleError(f"{path} has tensors {found}, its manifest {expected}; export again")
         self._session = session
@@ -80,21 +86,10 @@ class OnnxRuntime:
 
     def describe(self) -> str:
         """Name, version and device."""
-        return f"ONNX Runtime {self._engine.__version__} on the CPU"
+        return f"ONNX Runtime {self._engine.__version__} on the CPU in f32"
 
 
 def _raise_if_memory(error: Exception) -> None:
     """ONNX Runtime has no error type of its own for exhausted memory, only these words."""
     if re.search(r"bad.?alloc|failed to allocate|out of memory", str(error), re.IGNORECASE):
         raise MemoryError(f"ONNX Runtime: {error}") from error
-
-
-def _shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Input and output name -> shape that the manifest promises for `graph`."""
-    (height, width), scale = graph.tile, manifest.scale
-    lr, noise = manifest.inputs
-    return {
-        lr: (graph.batch, 3, height, width),
-        noise: (manifest.draws, graph.batch, manifest.latent_channels, height, width),
-        manifest.output: (graph.batch, 3, scale * height, scale * width),
-    }

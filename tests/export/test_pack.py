@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lpnsr.export import pack, verify
+from lpnsr.export import engines, pack
 from lpnsr.export.pack import stages
 from lpnsr.export.verify import ParityError, check
 from lpnsr.models.presets import Tolerance
@@ -168,6 +168,6 @@ def test_figures_out_of_tolerance(figures, complaint):
 
 def test_verification_needs_an_engine(export, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(verify.EngineMissingError, match=r"lpnsr\[cpu\]"):
+    with pytest.raises(engines.EngineMissingError, match=r"lpnsr\[cpu\]"):
         export()
     assert everything(tmp_path) == {}

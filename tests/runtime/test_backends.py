@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -11,6 +12,22 @@ from lpnsr.runtime.bundle import Bundle, BundleError
 
 from .toy import CHANNELS, DRAWS, SCALE
 
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request):
+    return create(request.param)
+
+
+def create(*arguments, **options):
+    return backends.create(*arguments, **options)[0]
+
 
 def inputs(graph):
     height, width = graph.tile
@@ -18,9 +35,8 @@ def inputs(graph):
     return lr, np.zeros((DRAWS, graph.batch, CHANNELS, height, width), np.float32)
 
 
-def test_runs_every_graph_of_a_bundle(bundle):
+def test_runs_every_graph_of_a_bundle(bundle, backend):
     opened = Bundle.open(bundle)
-    backend = backends.create(threads=1)
     for graph in opened.manifest.graphs:
         backend.load(opened, graph)
         sr = backend.run(*inputs(graph))
@@ -28,54 +44,168 @@ def test_runs_every_graph_of_a_bundle(bundle):
         assert sr.dtype == np.float32
 
 
-def test_describes_itself():
-    assert backends.create("onnxruntime").describe().startswith("ONNX Runtime 1")
+def test_engines_agree(bundle):
+    opened = Bundle.open(bundle)
+    graph = opened.manifest.graphs[-1]
+    rng = np.random.default_rng(0)
+    lr, noise = (rng.uniform(-1, 1, array.shape).astype(np.float32) for array in inputs(graph))
+    found = []
+    for name in ENGINES:
+        engine = create(name, precision="f32")
+        engine.load(opened, graph)
+        found.append(engine.run(lr, noise))
+        np.testing.assert_array_equal(engine.run_precisely(lr, noise), found[-1])
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_a_result_is_not_overwritten_by_the_next(bundle, backend):
+    opened = Bundle.open(bundle)
+    graph = opened.manifest.graphs[0]
+    backend.load(opened, graph)
+    lr, noise = inputs(graph)
+    first = backend.run(lr, noise)
+    kept = first.copy()
+    backend.run(lr + 0.5, noise)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "name, label", [("onnxruntime", "ONNX Runtime 1"), ("openvino", "OpenVINO 20")]
+)
+def test_describes_itself(name, label):
+    described = create(name, precision="f32").describe()
+    assert described.startswith(label)
+    assert described.endswith("on the CPU in f32")
 
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(BackendError, match=r"no backend abacus; choose from auto, onnxruntime"):
-        backends.create("abacus")
+        create("abacus")
+    with pytest.raises(BackendError, match=r"no precision f8; it is auto, f32, bf16"):
+        create(precision="f8")
 
 
-def test_a_missing_engine_names_the_extra_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match=r'pip install "lpnsr\[cpu\]"'):
-        backends.create()
+@pytest.fixture
+def processor(monkeypatch):
+    """Lets OpenVINO find a processor with or without bf16."""
+    openvino = pytest.importorskip("openvino")
+
+    def pretend(*capabilities):
+        class Core(openvino.Core):
+            def get_property(self, device, name):
+                assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+                return ["FP32", *capabilities]
+
+        monkeypatch.setattr(openvino, "Core", Core)
+
+    return pretend
 
 
-def test_a_corrupted_graph_is_refused_quietly(own_bundle, capfd):
+@pytest.mark.parametrize(
+    "capabilities, asked, accurate, label, why",
+    [
+        (["BF16"], "auto", {"f32", "bf16"}, "OpenVINO.* bf16", "computes in bf16"),
+        (["BF16"], "auto", {"f32"}, "ONNX Runtime", "not accurate in bf16"),
+        (["BF16"], "bf16", {"f32"}, "OpenVINO.* bf16", "as asked"),
+        (["BF16"], "f32", {"f32", "bf16"}, "ONNX Runtime", "bf16 is not wanted"),
+        ([], "auto", {"f32", "bf16"}, "ONNX Runtime", "does not compute in bf16"),
+    ],
+)
+def test_auto_is_the_fastest_accurate_engine(processor, capabilities, asked, accurate, label, why):
+    processor(*capabilities)
+    engine, reason = backends.create("auto", None, asked, accurate)
+    assert re.match(label, engine.describe())
+    assert why in reason
+
+
+@pytest.mark.parametrize(
+    "missing, label", [("openvino", "ONNX Runtime"), ("onnxruntime", "OpenVINO")]
+)
+def test_auto_takes_what_is_installed(monkeypatch, missing, label):
+    monkeypatch.setitem(sys.modules, missing, None)
+    engine, why = backends.create()
+    assert engine.describe().startswith(label)
+    assert why == "no other engine is installed"
+
+
+def test_bf16_is_refused_where_nothing_computes_in_it(processor):
+    processor()
+    with pytest.raises(BackendError, match="this processor does not compute in bf16"):
+        create("openvino", precision="bf16")
+    with pytest.raises(BackendError, match="does not compute in bf16"):
+        create("auto", precision="bf16")
+    with pytest.raises(BackendError, match="ONNX Runtime does not compute in bf16; use --backend"):
+        create("onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    "name, extra", [("auto", "cpu"), ("onnxruntime", "cpu"), ("openvino", "openvino")]
+)
+def test_a_missing_engine_names_the_extra_to_install(monkeypatch, name, extra):
+    for module in ENGINES:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=rf'pip install "lpnsr\[{extra}\]"'):
+        create(name)
+
+
+def test_a_corrupted_graph_is_refused_quietly(own_bundle, capfd, backend):
     opened = Bundle.open(own_bundle())
     graph = opened.manifest.graphs[0]
     opened.graph_path(graph).write_bytes(b"no protobuf")
     with pytest.raises(BackendError, match=f"cannot load .*{graph.file}"):
-        backends.create().load(opened, graph)
+        backend.load(opened, graph)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
     "changes", [{"draws": 4}, {"latent_channels": 3}, {"scale": 2}, {"inputs": ("x", "noise")}]
 )
-def test_a_graph_that_is_not_what_the_manifest_says_is_refused(own_bundle, changes):
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(own_bundle, changes, backend):
     opened = Bundle.open(own_bundle(**changes))
     with pytest.raises(BundleError, match="manifest"):
-        backends.create().load(opened, opened.manifest.graphs[0])
+        backend.load(opened, opened.manifest.graphs[0])
 
 
-def test_a_failing_run_is_a_backend_error(bundle):
+def test_a_failing_run_is_a_backend_error(bundle, backend):
     opened = Bundle.open(bundle)
-    backend = backends.create()
     backend.load(opened, opened.manifest.graphs[0])
     lr, noise = inputs(opened.manifest.graphs[0])
-    with pytest.raises(BackendError, match="ONNX Runtime fails"):
+    with pytest.raises(BackendError, match=r"(ONNX Runtime|OpenVINO) fails: .+"):
         backend.run(lr[:, :2], noise)
 
 
-def test_exhausted_memory_is_a_memory_error(own_bundle):
+def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_path):
+    opened = Bundle.open(bundle)
+    graph = opened.manifest.graphs[0]
+
+    def run():
+        engine = create("openvino", precision="f32")
+        engine.load(opened, graph)
+        return engine.run(*inputs(graph))
+
+    expected = run()
+    (kept,) = (tmp_path / "cache" / "lpnsr").glob("*.blob")
+    np.testing.assert_array_equal(run(), expected)
+    for content in (b"", b"no blob", kept.read_bytes()[: kept.stat().st_size // 2]):
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(run(), expected)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(bundle, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    opened = Bundle.open(bundle)
+    engine = create("openvino", precision="f32")
+    engine.load(opened, opened.manifest.graphs[0])
+    assert np.isfinite(engine.run(*inputs(opened.manifest.graphs[0]))).all()
+
+
+def test_exhausted_memory_is_a_memory_error(own_bundle, backend):
     """The graph asks for more memory than any machine has."""
     opened = Bundle.open(own_bundle())
     graph = opened.manifest.graphs[0]
     model = onnx.load(opened.graph_path(graph))
-    shape = numpy_helper.from_array(np.array([2**31, 2**14], np.int64), "shape")
+    shape = numpy_helper.from_array(np.array([2**17, 2**20], np.int64), "shape")
     model.graph.initializer.append(shape)
     last = model.graph.node[-1]
     last.output[0] = "small"
@@ -89,7 +219,6 @@ def test_exhausted_memory_is_a_memory_error(own_bundle):
     )
     model.graph.node[-4].output[0] = model.graph.node[-3].input[0] = "mean"
     onnx.save(model, opened.graph_path(graph))
-    backend = backends.create()
-    backend.load(opened, graph)
     with pytest.raises(MemoryError):
+        backend.load(opened, graph)
         backend.run(*inputs(graph))

@@ -1,0 +1,45 @@
+"""`lpnsr-bench`: prints every figure that this project states."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and their PSNR",
+}
+"""Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="lpnsr-bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose.capitalize() + ".")
+        # Only the asked-for module is loaded: the others may need packages that are not there.
+        if argv[:1] == [name]:
+            module = _load(name, parser)
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"lpnsr-bench {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _load(name: str, parser: argparse.ArgumentParser) -> object:
+    try:
+        return import_module(f"lpnsr.benchmarks.{name}")
+    except ImportError as error:
+        parser.exit(2, f"{parser.prog} {name}: {error}; run: pip install 'lpnsr[bench]'\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Runs ONNX files for verification, in each precision that this machine computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+Values = dict[str, np.ndarray]
+Run = Callable[[Values], Values]
+
+
+class EngineMissingError(RuntimeError):
+    """ONNX Runtime, which verifies exports, is not installed."""
+
+
+def onnxruntime_f32(file: Path) -> Run:
+    """The graph in `file` in float32.
+
+    Raises:
+        EngineMissingError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineMissingError(
+            "verification needs ONNX Runtime; install it with: pip install 'lpnsr[cpu]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda values: dict(zip(names, session.run(names, values), strict=True))
+
+
+def openvino_bf16(file: Path) -> Run:
+    """The graph in `file` in bfloat16, as far as OpenVINO computes in it; see `computes_bf16`."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(file, "CPU", settings)
+
+    def run(values: Values) -> Values:
+        results = compiled(values, share_outputs=False).items()
+        return {name: value for port, value in results for name in port.names}
+
+    return run
+
+
+def computes_bf16() -> bool:
+    """Whether OpenVINO is installed and this processor computes in bfloat16."""
+    try:
+        import openvino
+    except ImportError:
+        return False
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
