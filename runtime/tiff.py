@@ -1,8 +1,8 @@
 """TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
 
-These are grey with alpha, white as zero, channels in planes of their own, alpha multiplied into
-the colors and extra channels; of these, the ones with 16 bits a sample, and grey with alpha. And
-files over 4 GB.
+With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
+alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
+white as zero. Files over 4 GB are read here at any depth.
 """
 
 from __future__ import annotations

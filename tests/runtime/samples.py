@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
@@ -140,6 +141,7 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
     "grey16.tif": (tiff(deep(GREY)), deep(GREY)),
     "rgb16.tif": (tiff(deep(RGB)), deep(RGB)),
     "rgb16-deflate.tif": (tiff(deep(RGB), compression="zlib", predictor=True), deep(RGB)),
+    "rgb16-lzw.tif": (cv2.imencode(".tif", deep(RGB)[..., ::-1])[1].tobytes(), deep(RGB)),
     "rgb16-big-endian.tif": (tiff(deep(RGB), byteorder=">"), deep(RGB)),
     "rgba16.tif": (tiff(deep(RGBA)), deep(RGBA)),
     "grey16-inverse.tif": (tiff(0xFFFF - deep(GREY), photometric="miniswhite"), deep(GREY)),
