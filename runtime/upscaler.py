@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lpnsr.runtime import backends, color, noise, rows, tiling
+from lpnsr import kernels
+from lpnsr.runtime import backends, color, rows, tiling
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
 
 _BAND = 128
@@ -258,7 +259,7 @@ class Upscaler:
         manifest = self.bundle.manifest
         out = np.zeros((manifest.draws, manifest.latent_channels, *graph.tile), dtype=np.float32)
         draws = 1 if deterministic else manifest.draws
-        out[:draws] = noise.normals(
+        out[:draws] = kernels.normals(
             seed, draws, manifest.latent_channels, tile.rows.start, tile.columns.start, *graph.tile
         )
         return out

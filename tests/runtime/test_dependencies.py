@@ -1,4 +1,4 @@
-"""The runtime stands on a few packages and an engine; nothing of the training side."""
+"""The runtime stands on a few packages, the kernels and an engine; nothing of the training side."""
 
 import ast
 import subprocess
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import lpnsr.kernels.cuda
 import lpnsr.runtime
 
 FORBIDDEN = ("torch", "onnx", "lpnsr.models", "lpnsr.export", "lpnsr.benchmarks")
 SOURCES = sorted(Path(lpnsr.runtime.__file__).parent.rglob("*.py"))
+KERNELS = sorted(Path(lpnsr.kernels.cuda.__file__).parent.glob("*.py"))
 
 
 def imported(source):
@@ -32,12 +34,21 @@ def test_no_file_imports_what_is_forbidden(source):
     assert [module for module in imported(source) if is_forbidden(module)] == []
 
 
+@pytest.mark.parametrize("source", KERNELS, ids=lambda source: source.name)
+def test_kernels_import_numpy_alone(source):
+    own = (*sys.stdlib_module_names, "__future__", "numpy", "cuda", "lpnsr")
+    names = list(imported(source))
+    assert [name for name in names if name.split(".")[0] not in own] == []
+    assert [name for name in names if f"{name}.".startswith("lpnsr.runtime.")] == []
+    assert [name for name in names if is_forbidden(name)] == []
+
+
 def test_nothing_forbidden_is_loaded_by_a_run(tmp_path, bundle):
     script = """
 import sys
 import numpy as np
 import lpnsr.runtime.cli
-assert "onnxruntime" not in sys.modules, "the engine is loaded before it is needed"
+assert not {"onnxruntime", "cuda.core"} & set(sys.modules), "an engine is loaded too early"
 from lpnsr.runtime.upscaler import Upscaler
 Upscaler.from_bundle(sys.argv[1]).upscale(np.zeros((8, 8, 3), np.uint8))
 print(*sys.modules)

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from lpnsr.kernels import normals
 from lpnsr.runtime import upscaler
 from lpnsr.runtime.bundle import BundleError, Graph
-from lpnsr.runtime.noise import normals
 from lpnsr.runtime.tiling import TilingError
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler, choose_graph, matching
 
