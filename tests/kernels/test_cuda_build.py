@@ -31,6 +31,6 @@ def test_the_package_holds_code_for_every_gpu():
 
 def test_a_machine_without_a_gpu_is_told_so():
     pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")
-    with pytest.raises(cuda.KernelError, match=r"no NVIDIA GPU 99 can be used: \w") as raised:
+    with pytest.raises(cuda.KernelError, match=r"no NVIDIA GPU 99 can be used: .+") as raised:
         cuda.device(99)
     assert "\n" not in str(raised.value)
