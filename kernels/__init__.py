@@ -4,7 +4,7 @@
     scaled = x'·next_scale
 
 `reference` says it in NumPy, `residual_shift.h` in C++ for the CPU (`library`) and CUDA (`cuda`).
-Where the library is not installed, because there was no C++ compiler, NumPy does the work.
+Where the library could not be built, for want of a C++ compiler, NumPy does the work.
 """
 
 from __future__ import annotations

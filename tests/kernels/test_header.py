@@ -49,6 +49,11 @@ def test_normals_are_precise_where_it_is_hardest(header_normals):
     assert np.abs(found - expected.astype(np.float32)).max() <= 1e-6
 
 
+@pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+def test_the_library_was_built():
+    assert library.LIBRARY is not None, "install lpnsr again, with -v to see why"
+
+
 @pytest.mark.skipif(library.LIBRARY is None, reason="built without a C++ compiler")
 def test_every_processor_makes_the_same_noise(header_normals):
     window = (37, 53, 40, 301)
