@@ -12,10 +12,11 @@
 #define LPNSR_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// One copy of a function for each width of vectors; the dynamic linker chooses. Needs glibc.
-#if defined(__x86_64__) && defined(__GLIBC__)
+// One copy of a function for each width of vectors; the dynamic linker chooses. gcc would drop the
+// copies if it put the function into its caller.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define LPNSR_CLONES \
-  __attribute__((noinline, flatten, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+  __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define LPNSR_CLONES
 #endif
