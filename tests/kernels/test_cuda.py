@@ -174,9 +174,11 @@ def test_a_captured_graph_moves_to_another_place(memory, kernel):
     shape = (1, 3, 64, 64)
     out = memory.empty(int(np.prod(shape)) * 4)
     origins = memory.upload(kernels.origins(1, [(0, 0)]))
-    kernel.kernel("residual_shift_float32_wide")  # loading is not allowed during capture
+    step = {"out": out, "draw": 1, "origins": origins}
+    kernel.launch(memory.stream, NOISE_ONLY, "float32", shape, **step)
+    memory.stream.sync()  # what is loaded at the first launch is loaded before the capture
     builder = memory.device.create_graph_builder().begin_building()
-    kernel.launch(builder, NOISE_ONLY, "float32", shape, out=out, draw=1, origins=origins)
+    kernel.launch(builder, NOISE_ONLY, "float32", shape, **step)
     graph = builder.end_building().complete()
     for seed, place in ((1, (0, 0)), (2**35, (640, 1280))):
         overwrite(origins, kernels.origins(seed, [place]))
