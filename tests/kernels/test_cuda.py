@@ -8,13 +8,12 @@ from lpnsr.benchmarks.kernel import copy_bandwidth, kernel_bandwidth
 from lpnsr.kernels import Step, cuda, reference
 
 from .answers import PUBLISHED
+from .types import TOLERANCES, narrowed, rounded, widened
 
 pytestmark = pytest.mark.gpu
 
 STEP = Step(state=0.9, prediction=0.15, start=-0.05, noise=0.7, next_scale=0.3)
 NOISE_ONLY = Step(state=0, prediction=0, noise=1)
-# What rounding to the type may do to a value of about 8.
-TOLERANCES = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
 OPTIONAL = [("x0",), ("x0", "eps"), ("x0", "y", "mean", "logvar", "weight", "eps")]
 
 
@@ -50,21 +49,6 @@ class Memory:
 
 def check(result):
     assert int(result[0]) == 0, result[0]
-
-
-def narrowed(array, dtype):
-    """The bits of a float32 array in `dtype`."""
-    if dtype == "bfloat16":
-        bits = array.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return array.astype(dtype)
-
-
-def widened(bits, dtype):
-    """The inverse of `narrowed`."""
-    if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << 16).view(np.float32)
-    return bits.astype(np.float32)
 
 
 @pytest.fixture
@@ -141,9 +125,8 @@ def test_the_gpu_makes_the_same_noise(memory, run, shape):
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (2, 5, 5, 7), (2, 4, 31, 1032)], ids=str)
 @pytest.mark.parametrize("given", OPTIONAL, ids="+".join)
 def test_a_step_is_the_formula(run, tensors, expected, dtype, shape, given):
-    every = tensors(shape)
-    # The kernel sees the rounded values, so the formula has to see them as well.
-    chosen = {name: widened(narrowed(every[name], dtype), dtype) for name in ("x", *given)}
+    every = rounded(tensors(shape), dtype)
+    chosen = {name: every[name] for name in ("x", *given)}
     found = run(STEP, dtype, shape, chosen)
     for ours, theirs in zip(found, expected(STEP, chosen), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
@@ -153,9 +136,8 @@ def test_a_step_is_the_formula(run, tensors, expected, dtype, shape, given):
 def test_noise_is_made_where_each_item_lies(memory, run, tensors, dtype):
     shape, seed, draw = (3, 3, 64, 72), 2**40 + 7, 2
     origins = kernels.origins(seed, [(0, 0), (40, 64), (2**20, 3)])
-    every = tensors(shape)
+    every = rounded(tensors(shape), dtype)
     del every["eps"]
-    every = {name: widened(narrowed(tensor, dtype), dtype) for name, tensor in every.items()}
     expected = kernels.residual_shift(STEP, **every, draw=draw, origins=origins)
     found = run(STEP, dtype, shape, every, draw=draw, origins=memory.upload(origins))
     for ours, theirs in zip(found, expected, strict=True):
