@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lpnsr.export.trace import OPSET
 
 IR_VERSION = 10
+TABLE_BYTES = 1 << 16
 Identity = tuple[str, tuple[int, ...], str]
 
 
@@ -82,12 +83,34 @@ class GraphBuilder:
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="lpnsr-export")
 
     def _stored(self, name: str, source: ir.Value) -> ir.Value:
-        """The initializer with the content of `source`: equal ones are one."""
+        """A value with the content of `source`: equal ones are one."""
         key = identity(source.const_value)
         if key not in self._known:
-            self.initializers[name] = _initializer(name, source.const_value)
-            self._known[key] = self.initializers[name]
+            self._known[key] = self._spread(name, source.const_value.numpy())
+            if self._known[key] is None:
+                self.initializers[name] = _initializer(name, source.const_value)
+                self._known[key] = self.initializers[name]
         return self._known[key]
+
+    def _spread(self, name: str, table: np.ndarray) -> ir.Value | None:
+        """A table that repeats itself along its first axis, stored without repetition.
+
+        Window masks are such: all windows but those at two borders have the same. Engines fold the
+        Gather when they load the graph. None for any other table.
+        """
+        if table.nbytes < TABLE_BYTES or table.ndim == 0:
+            return None
+        first: dict[bytes, int] = {}
+        index = [first.setdefault(part.tobytes(), len(first)) for part in table]
+        if 2 * len(first) > len(table):
+            return None
+        parts = table[[index.index(number) for number in range(len(first))]]
+        return self.op(
+            "Gather",
+            self.constant(f"{name}.parts", parts),
+            self.constant(f"{name}.index", np.array(index, np.int64)),
+            axis=0,
+        )
 
 
 def identity(tensor: ir.TensorProtocol) -> Identity:
