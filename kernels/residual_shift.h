@@ -31,7 +31,7 @@ struct Step {
 };
 
 // Where a batch item lies in its picture's noise.
-struct alignas(16) Origin {
+struct Origin {
   u32 row, column, seed_low, seed_high;
 };
 
