@@ -16,7 +16,7 @@
 // copies if it put the function into its caller.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define LPNSR_CLONES \
-  __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+  __attribute__((noinline, target_clones("default", "avx2", "avx512f")))
 #else
 #define LPNSR_CLONES
 #endif
