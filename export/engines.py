@@ -15,8 +15,8 @@ class EngineMissingError(RuntimeError):
     """ONNX Runtime, which verifies exports, is not installed."""
 
 
-def onnxruntime_f32(file: Path) -> Run:
-    """The graph in `file` in float32.
+def run_onnxruntime(file: Path) -> Run:
+    """Runs the graph in `file` in float32.
 
     Raises:
         EngineMissingError: ONNX Runtime is not installed.
@@ -34,11 +34,11 @@ def onnxruntime_f32(file: Path) -> Run:
     return lambda values: dict(zip(names, session.run(names, values), strict=True))
 
 
-def openvino_bf16(file: Path) -> Run:
-    """The graph in `file` in bfloat16, as far as OpenVINO computes in it; see `computes_bf16`."""
+def run_openvino(file: Path, precision: str) -> Run:
+    """Runs the graph in `file` in "f32" or, see `computes_bf16`, "bf16"."""
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
 
     def run(values: Values) -> Values:

@@ -71,12 +71,12 @@ class GraphBuilder:
         return values[output]
 
     def model(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
-        """The model of all that was collected."""
+        """The model of all that was collected and is used."""
         graph = ir.Graph(
             inputs,
             outputs,
             nodes=self.nodes,
-            initializers=list(self.initializers.values()),
+            initializers=[value for value in self.initializers.values() if value.uses()],
             opset_imports={"": OPSET},
             name=name,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from lpnsr.export.engines import computes_bf16, onnxruntime_f32, openvino_bf16
+from lpnsr.export.engines import computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.graph import Identity, identity
 from lpnsr.export.trace import stages_of, trace_stage
 from lpnsr.export.unroll import single, unroll
@@ -147,11 +147,11 @@ def _verify(
     """
     seed = secrets.randbelow(2**32)
     values = random_input(preset, exported.batch, exported.tile, seed)
-    precise = measure(chain, onnxruntime_f32(file), values)
+    precise = measure(chain, run_onnxruntime(file), values)
     check(precise, preset.tolerance)
     parity = {"f32": {**precise, "seed": seed}}
     if computes_bf16():
-        reduced = measure(chain, openvino_bf16(file), values)
+        reduced = measure(chain, run_openvino(file, "bf16"), values)
         if "quantizer" in stages_of(preset):
             latent = np.random.default_rng(seed).standard_normal(
                 (exported.batch, preset.latent_channels, *exported.tile), np.float32
@@ -159,7 +159,7 @@ def _verify(
             with tempfile.TemporaryDirectory() as folder:
                 decoder = Path(folder) / "decoder.onnx"
                 ir.save(exported.decoder, decoder, external_data="decoder.bin")
-                reduced |= measure_decoder(chain, openvino_bf16(decoder), latent)
+                reduced |= measure_decoder(chain, run_openvino(decoder, "bf16"), latent)
         parity["bf16"] = {**reduced, "seed": seed}
     return parity
 
