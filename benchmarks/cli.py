@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
+    "noise": "what the noise predictor is worth in chains of one to four steps",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and their PSNR",
 }
 """Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""

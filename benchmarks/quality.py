@@ -1,92 +1,179 @@
-"""How well a model restores photographs: `python -m lpnsr.benchmarks.quality PHOTO…`.
+"""How well models restore photographs, beside bicubic interpolation.
 
-Each photograph is reduced to a quarter (bicubic), upscaled again by the model and by bicubic
-interpolation, and both are compared with the original.
+A folder with `lr/` and `hr/` holds pairs; with --reduce, the pictures are originals and their
+bicubic reductions the inputs; other pictures have no original, and get only the metrics that need
+none. PSNR, SSIM and sharpness (gradient energy as a share of the original's) are on luma.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio
+from tqdm import tqdm
 
-from lpnsr.runtime.bundle import BUILTIN
+from lpnsr.benchmarks import samples
+from lpnsr.benchmarks.metrics import Metric, Quality, compare, perceptual
+from lpnsr.benchmarks.samples import Sample
+from lpnsr.runtime.bundle import BUILTIN, MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
-BICUBIC = Image.Resampling.BICUBIC
-BORDER = 4
+FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.0%}"}
+NAMES = {"psnr": "PSNR-Y", "ssim": "SSIM-Y"}
 
 Upscale = Callable[[np.ndarray], np.ndarray]
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Quality:
-    """One upscaled photograph against its original.
-
-    Attributes:
-        psnr: on luma (BT.601), in dB, without a border of 4 pixels.
-        sharpness: gradient energy of luma as a share of the original's.
-    """
-
-    psnr: float
-    sharpness: float
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `lpnsr-bench quality`."""
+    add = parser.add_argument
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of such")
+    add("--reduce", action="store_true", help="the pictures are originals: reduce them first")
+    add("--model", type=Path, nargs="+", default=[BUILTIN], metavar="BUNDLE")
+    add("--each", action="store_true", help="a table of every picture too")
+    add("--json", type=Path, metavar="FILE", help="all values; a stopped run goes on from them")
+    add("--markdown", type=Path, metavar="FILE", help="the tables, which are printed anyway")
 
 
-def compare(upscaled: np.ndarray, original: np.ndarray) -> Quality:
-    """Compare two uint8 (H, W, 3) RGB pictures."""
-    inner = (slice(BORDER, -BORDER),) * 2
-    ours, theirs = (rgb2ycbcr(picture)[..., 0][inner] for picture in (upscaled, original))
-    psnr = peak_signal_noise_ratio(theirs, ours, data_range=255)
-    return Quality(float(psnr), _gradient_energy(ours) / _gradient_energy(theirs))
+def run(args: argparse.Namespace) -> int:
+    """Measure what is not in the JSON file yet, and print the tables."""
+    found = samples.find(args.inputs, args.reduce)
+    metrics, lacking = perceptual()
+    upscalers = {_name(path): Upscaler.from_bundle(path) for path in args.model}
+    if len(upscalers) < len(args.model):
+        raise ValueError("two bundles have the same folder name; rename one")
+    scales = {upscaler.bundle.manifest.scale for upscaler in upscalers.values()}
+    if len(scales) > 1:
+        raise ValueError("the bundles have different scales; compare them one by one")
+    (scale,) = scales
+    methods: dict[str, tuple[str, Upscale]] = {
+        "bicubic": ("bicubic", lambda small: samples.bicubic(small, scale))
+    }
+    for path, (name, upscaler) in zip(args.model, upscalers.items(), strict=True):
+        methods[name] = (_digest(path / MANIFEST), upscaler.upscale)
+
+    done = _read(args.json)
+    rows = []
+    for sample in tqdm(found, unit="picture", disable=None):
+        for method, (identity, upscale) in methods.items():
+            key = {"picture": sample.file.name, "method": method, "identity": identity}
+            key |= {"inputs": _inputs(sample), "metrics": sorted(metrics)}
+            row = next((row for row in done if row.items() >= key.items()), None)
+            if row is None:
+                row = {**key, **_measure(sample, upscale, scale, metrics)}
+                done.append(row)
+                _write(args.json, done)
+            rows.append(row)
+
+    tables = [_means(rows, list(methods), list(metrics))]
+    if args.each:
+        tables.append(_each(rows, list(methods)))
+    for reason in dict.fromkeys(lacking.values()):
+        names = ", ".join(name for name in lacking if lacking[name] == reason)
+        tables.append(f"Not available ({reason}): {names}.")
+    text = "\n\n".join(tables)
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text + "\n", encoding="utf-8")
+    return 0
 
 
 def measure(photo: Path, upscale: Upscale, scale: int = 4) -> tuple[Quality, Quality]:
-    """Quality of `upscale` and of bicubic interpolation on one photograph."""
-    with Image.open(photo) as image:
-        image = image.convert("RGB")
-    small_size = image.width // scale, image.height // scale
-    size = small_size[0] * scale, small_size[1] * scale
-    original = image.crop((0, 0, *size))
-    small = original.resize(small_size, BICUBIC)
-    bicubic = np.asarray(small.resize(size, BICUBIC))
-    reference = np.asarray(original)
-    return compare(upscale(np.asarray(small)), reference), compare(bicubic, reference)
+    """Quality of `upscale` and of bicubic interpolation on one photograph, reduced."""
+    small, original = samples.reduce(photo, scale)
+    return compare(upscale(small), original), compare(samples.bicubic(small, scale), original)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print a Markdown table."""
-    parser = argparse.ArgumentParser(prog="python -m lpnsr.benchmarks.quality", description=__doc__)
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
-    parser.add_argument("--model", type=Path, default=BUILTIN, metavar="BUNDLE")
-    args = parser.parse_args(argv)
-    upscaler = Upscaler.from_bundle(args.model)
-    print("| photograph | bicubic PSNR-Y | model PSNR-Y | gain | bicubic sharpness | model |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    results = []
-    for photo in args.photos:
-        model, bicubic = measure(photo, upscaler.upscale)
-        results.append((bicubic.psnr, model.psnr, bicubic.sharpness, model.sharpness))
-        _row(photo.name, results[-1])
-    _row("mean", np.mean(results, axis=0))
+def _measure(sample: Sample, upscale: Upscale, scale: int, metrics: Mapping[str, Metric]) -> Row:
+    small, original = sample.load(scale)
+    upscaled = upscale(small)
+    values = {} if original is None else asdict(compare(upscaled, original))
+    values |= {name: metric(upscaled, original) for name, metric in metrics.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _row(name: str, result: Sequence[float]) -> None:
-    bicubic, model, bicubic_sharpness, sharpness = result
-    print(
-        f"| {name} | {bicubic:.2f} dB | {model:.2f} dB | {model - bicubic:+.2f} dB "
-        f"| {bicubic_sharpness:.0%} | {sharpness:.0%} |"
-    )
+def _means(rows: Sequence[Row], methods: Sequence[str], metrics: Sequence[str]) -> str:
+    """A row for each method."""
+    names = [name for name in (*FORMATS, *metrics) if any(name in row for row in rows)]
+    means = {
+        method: {
+            name: np.mean([row[name] for row in rows if row["method"] == method and name in row])
+            for name in names
+        }
+        for method in methods
+    }
+    pictures = len(rows) // len(methods)
+    header = [f"mean of {pictures} pictures", *(NAMES.get(name, name) for name in names)]
+    lines = []
+    for method, values in means.items():
+        cells = [FORMATS.get(name, "{:.4f}").format(values[name]) for name in names]
+        if "psnr" in names:
+            cells.insert(1, f"{values['psnr'] - means['bicubic']['psnr']:+.2f} dB")
+        lines.append([method, *cells])
+    if "psnr" in names:
+        header.insert(2, "gain")
+    return _table(header, lines)
 
 
-def _gradient_energy(luma: np.ndarray) -> float:
-    return float(sum(np.square(np.diff(luma, axis=axis)).mean() for axis in (0, 1)))
+def _each(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """A row for each picture: PSNR-Y and sharpness of each method."""
+    header = ["picture"]
+    header += [f"{method} {what}" for what in ("PSNR-Y", "sharpness") for method in methods]
+    lines = []
+    for first in range(0, len(rows), len(methods)):
+        group = rows[first : first + len(methods)]
+        cells = [
+            FORMATS[name].format(row[name]) if name in row else "-"
+            for name in ("psnr", "sharpness")
+            for row in group
+        ]
+        lines.append([group[0]["picture"], *cells])
+    return _table(header, lines)
 
 
-if __name__ == "__main__":
-    main()
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _name(bundle: Path) -> str:
+    return "built-in" if bundle == BUILTIN else bundle.resolve().name
+
+
+def _inputs(sample: Sample) -> str:
+    """What the values depend on besides the method."""
+    files = [sample.file, *([sample.original] if sample.original else [])]
+    return " ".join([*map(_digest, files), *(["reduced"] if sample.reduced else [])])
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise samples.SampleError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _read(file: Path | None) -> list[Row]:
+    if file is None or not file.exists():
+        return []
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no results of this command; remove it") from error
+    return rows
+
+
+def _write(file: Path | None, rows: Sequence[Row]) -> None:
+    if file is None:
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps({"rows": rows}, indent=1), encoding="utf-8")
+    os.replace(partial, file)

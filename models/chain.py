@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +77,14 @@ class Chain(nn.Module):
             (B, 3, 4h, 4w) in [-1, 1].
         """
         return self.codec.decode(self.reverse(self.encode(lr), lr, noise)).clamp(-1, 1)
+
+    def replaced(self, **parts: Schedule | nn.Module | None) -> Chain:
+        """A chain with other parts under the names of `__init__`; the rest is shared."""
+        changed = copy.copy(self)
+        changed._modules = dict(self._modules)
+        for name, part in parts.items():
+            setattr(changed, name, part)
+        return changed
 
     def encode(self, lr: Tensor) -> Tensor:
         """Latent y of the pre-upsampled picture, (B, C, h, w)."""

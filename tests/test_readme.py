@@ -4,7 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from lpnsr.benchmarks import quality
+from lpnsr.benchmarks import cli as benchmarks
+from lpnsr.models.training import cli as training
 from lpnsr.runtime import cli
 
 ROOT = Path(__file__).parents[1]
@@ -35,16 +36,27 @@ def test_the_python_example_runs(monkeypatch):
     assert names["large"].shape == (4 * height, 4 * width, 3)
 
 
-def test_the_quality_table_is_what_the_script_prints(capsys):
-    quality.main([str(photo) for photo in sorted((ROOT / "tests/photos").glob("kodim*.png"))])
-    printed = [re.split(r"\s*\|\s*", line) for line in capsys.readouterr().out.splitlines()]
-    for row in printed[2:]:
-        (stated,) = [
-            re.split(r"\s*\|\s*", line) for line in README.splitlines() if f"| {row[1]} |" in line
-        ]
-        for ours, theirs in zip(row[2:-1], stated[2:-1], strict=True):
-            # Other processors round otherwise.
-            assert abs(number(ours) - number(theirs)) <= 0.02 * max(1, abs(number(ours)) / 10)
+def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in block("sh", "lpnsr-bench quality").splitlines():
+        name, *words = shlex.split(command)
+        found = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in words]
+        main = {"lpnsr-bench": benchmarks.main, "lpnsr-train": training.main}[name]
+        assert main([word for words in found for word in words]) == 0
+    printed = rows(capsys.readouterr().out)
+    section = README.split("## The built-in model")[1].split("\n## ")[0]
+    for ours, theirs in zip(printed, rows(section), strict=True):
+        for our, their in zip(ours, theirs, strict=True):
+            value = re.fullmatch(r"([-+]?[\d.]+)(%| dB|)", our)
+            if value is None:
+                assert our == their
+            else:
+                # Other processors round otherwise.
+                assert abs(float(value[1]) - number(their)) <= (1 if value[2] == "%" else 0.02)
+
+
+def rows(text):
+    return [re.split(r"\s*\|\s*", line)[1:-1] for line in text.splitlines() if line[:1] == "|"]
 
 
 def number(text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,12 +47,13 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
     if name == "pre_upsampler":
         return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
     if config.start == "bicubic":
-        chain = _with(chain, pre_upsampler=Bicubic(preset.scale))
+        bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
+        chain = chain.replaced(pre_upsampler=bicubic)
     if config.checkpoint_activations:
         for module in (chain.denoiser, chain.noise_predictor, chain.codec):
             _checkpoint_activations(module)
     if name == "denoiser":
-        chain = _with(chain, noise_predictor=None)
+        chain = chain.replaced(noise_predictor=None)
         return Stage(
             network, partial(_denoise, chain), chain.codec.decode, partial(_whole_chain, chain)
         )
@@ -95,7 +95,7 @@ def _run_chain(
 ) -> tuple[Tensor, Tensor]:
     """LPNSR, Algorithm 1: the picture at the end of the chain, with gradients through all of it."""
     length = lengths[int(torch.randint(len(lengths), (), device="cpu"))]
-    chain = _with(chain, schedule=chain.schedule.truncated(length))
+    chain = chain.replaced(schedule=chain.schedule.truncated(length))
     with torch.no_grad():
         y = chain.encode(lr).float()
     noise = torch.randn(chain.schedule.draws, *y.shape, device=lr.device)
@@ -106,19 +106,6 @@ def _whole_chain(chain: Chain, lr: Tensor) -> Tensor:
     """The chain without chance: all draws are zero."""
     y = chain.encode(lr).float()
     return chain.codec.decode(chain.reverse(y, lr, y.new_zeros(chain.schedule.draws, *y.shape)))
-
-
-def _with(chain: Chain, **changes: object) -> Chain:
-    """A chain with some parts exchanged; the others are shared."""
-    changed = copy.copy(chain)
-    changed._modules = dict(chain._modules)
-    for name, part in changes.items():
-        setattr(changed, name, part.to(_device(chain)) if isinstance(part, nn.Module) else part)
-    return changed
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
 
 
 def _checkpoint_activations(module: nn.Module | None) -> None:

@@ -1,0 +1,93 @@
+"""What the noise predictor is worth: chains of T = 1 … 4 steps with three kinds of noise.
+
+The chains differ only in the noise of their steps: predicted, Gaussian, or none. They start from
+the same noise, and the last step uses none, so a chain of one step is the same in all three. The
+networks run in PyTorch, without tiles and without the runtime's colour correction.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lpnsr.benchmarks import samples
+from lpnsr.benchmarks.metrics import compare
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import get_preset
+from lpnsr.models.weights import find_weights, load_chain
+
+KINDS = ("predicted", "gaussian", "zero")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `lpnsr-bench noise`."""
+    add = parser.add_argument
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="photographs or folders of pairs")
+    add("--reduce", action="store_true", help="the pictures are originals: reduce them first")
+    add("--preset", default="lpnsr-tiny", help="default: %(default)s")
+    add("--weights", type=Path, metavar="DIR", help="default: those of the package")
+    add("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print mean PSNR-Y for each length of the chain and each kind of noise."""
+    preset = get_preset(args.preset)
+    if "noise_predictor" not in preset.networks:
+        raise ValueError(f"{preset.name} has no noise predictor")
+    chain = load_chain(preset, find_weights(preset, args.weights))
+    found = samples.find(args.inputs, args.reduce)
+    lengths = range(1, preset.schedule.steps + 1)
+    psnr = {(steps, kind): [] for steps in lengths for kind in KINDS}
+    for sample in tqdm(found, unit="picture", disable=None):
+        small, original = sample.load(preset.scale)
+        if original is None:
+            raise samples.SampleError(f"{sample.file} has no original to compare with; --reduce?")
+        for steps, kind in psnr:
+            upscaled = upscale(chain, small, steps, kind, preset.multiple, args.seed)
+            psnr[steps, kind].append(compare(upscaled, original).psnr)
+    print(f"| T, {len(found)} pictures | " + " | ".join(f"{kind} noise" for kind in KINDS) + " |")
+    print("| --- | --- | --- | --- |")
+    for steps in lengths:
+        means = (np.mean(psnr[steps, kind]) for kind in KINDS)
+        print(f"| {steps} | " + " | ".join(f"{mean:.3f} dB" for mean in means) + " |")
+    return 0
+
+
+@torch.no_grad()
+def upscale(
+    chain: Chain, small: np.ndarray, steps: int, kind: str, multiple: int, seed: int = 0
+) -> np.ndarray:
+    """Upscale a uint8 (H, W, 3) picture with the last `steps` steps of a chain.
+
+    Args:
+        chain: with a noise predictor.
+        small: the picture.
+        steps: length of the chain.
+        kind: one of `KINDS`.
+        multiple: sides are padded to multiples of this.
+        seed: of the noise.
+    """
+    height, width = small.shape[:2]
+    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
+    padded = torch.from_numpy(np.pad(small, padding, mode="symmetric"))
+    lr = padded.permute(2, 0, 1)[None].float() / 127.5 - 1
+    chain = chain.replaced(schedule=chain.schedule.truncated(steps))
+    if kind != "predicted":
+        chain = chain.replaced(noise_predictor=None)
+    y = chain.encode(lr)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(chain.schedule.draws, *y.shape, generator=generator)
+    if kind == "zero":
+        noise[1:] = 0
+    upscaled = _picture(chain.codec.decode(chain.reverse(y, lr, noise)))
+    scale = upscaled.shape[0] // lr.shape[2]
+    return upscaled[: scale * height, : scale * width]
+
+
+def _picture(sr: Tensor) -> np.ndarray:
+    return ((sr[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
