@@ -107,9 +107,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--overlap",
         type=_count,
-        default=16,
         metavar="PIXELS",
-        help="least overlap of tiles in input pixels (default: 16)",
+        help="least overlap of tiles in input pixels (default: 8 or 16, what costs less)",
     )
     add("--batch", type=_positive, metavar="N", help="tiles to run at once")
     add("--backend", choices=backends.NAMES, default="auto", help="inference engine")

@@ -66,22 +66,30 @@ class Tile:
         region += weight[..., None] * upscaled[:height, :width]
 
 
-def plan(size: tuple[int, int], tile: tuple[int, int], overlap: int, scale: int) -> list[Tile]:
+def plan(
+    size: tuple[int, int], tile: tuple[int, int], overlaps: tuple[int, int], scale: int
+) -> list[Tile]:
     """The fewest tiles that cover a picture, row by row.
 
     Args:
         size: (height, width) of the picture.
         tile: (height, width) of a tile, multiples of `ALIGNMENT`.
-        overlap: pixels that neighbouring tiles share at least.
+        overlaps: rows and columns that neighbouring tiles share at least.
         scale: factor between the sides of input and output.
 
     Raises:
         TilingError: see `check`.
     """
-    check(tile, overlap)
-    rows = _spans(size[0], tile[0], overlap, scale)
-    columns = _spans(size[1], tile[1], overlap, scale)
+    for overlap in overlaps:
+        check(tile, overlap)
+    rows = _spans(size[0], tile[0], overlaps[0], scale)
+    columns = _spans(size[1], tile[1], overlaps[1], scale)
     return [Tile(row, column) for row in rows for column in columns]
+
+
+def count(size: int, tile: int, overlap: int) -> int:
+    """Number of tiles that `plan` takes along one axis."""
+    return len(_starts(_covered(size, tile), tile, overlap))
 
 
 def check(tile: tuple[int, int], overlap: int) -> None:
@@ -101,12 +109,17 @@ def check(tile: tuple[int, int], overlap: int) -> None:
 
 
 def _spans(size: int, tile: int, overlap: int, scale: int) -> list[Span]:
-    starts = _starts(max(tile, -(-size // ALIGNMENT) * ALIGNMENT), tile, overlap)
+    starts = _starts(_covered(size, tile), tile, overlap)
     pixels = np.arange(tile)
     return [
         Span(start, _mirror(start + pixels, size), weight[: (size - start) * scale])
         for start, weight in zip(starts, _weights(starts, tile, overlap, scale), strict=True)
     ]
+
+
+def _covered(size: int, tile: int) -> int:
+    """Pixels that tiles cover along one axis: those of the picture, and what fills a window."""
+    return max(tile, -(-size // ALIGNMENT) * ALIGNMENT)
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

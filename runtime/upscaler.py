@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lpnsr import kernels
-from lpnsr.runtime import backends, color, rows, tiling
+from lpnsr.runtime import backends, color, layout, rows, tiling
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
 
 _BAND = 128
@@ -32,7 +32,8 @@ class Upscaler:
         bundle: the opened bundle.
         backend: the engine that runs its graphs.
         graphs: those of the bundle's graphs that may be used.
-        overlap: input pixels that neighbouring tiles share at least.
+        overlap: input pixels that neighbouring tiles share at least; by default as in
+            `lpnsr.runtime.layout.choose`.
 
     Attributes:
         choice: the engine that was chosen, and why.
@@ -42,10 +43,14 @@ class Upscaler:
     """
 
     def __init__(
-        self, bundle: Bundle, backend: backends.Backend, graphs: Sequence[Graph], overlap: int
+        self,
+        bundle: Bundle,
+        backend: backends.Backend,
+        graphs: Sequence[Graph],
+        overlap: int | None = None,
     ) -> None:
         for graph in graphs:
-            tiling.check(graph.tile, overlap)
+            tiling.check(graph.tile, overlap or 0)
         self.bundle = bundle
         self.backend = backend
         self.choice = backend.describe()
@@ -61,7 +66,7 @@ class Upscaler:
         backend: str = "auto",
         tile: tuple[int, int] | None = None,
         batch: int | None = None,
-        overlap: int = 16,
+        overlap: int | None = None,
         threads: int | None = None,
         precision: str = "auto",
     ) -> Upscaler:
@@ -70,10 +75,11 @@ class Upscaler:
         Args:
             path: the bundle's folder; the built-in model by default.
             backend: inference engine, one of `lpnsr.runtime.backends.NAMES`.
-            tile: (height, width) of the tiles in input pixels; by default the smallest that holds
-                the picture, else the largest that the bundle has.
+            tile: (height, width) of the tiles in input pixels; by default, for each picture, those
+                of the bundle's with which the fewest pixels are processed.
             batch: tiles to run at once; by default the smallest number that the bundle has.
-            overlap: input pixels that neighbouring tiles share at least.
+            overlap: input pixels that neighbouring tiles share at least; by default 8 or 16, what
+                costs less (see `lpnsr.runtime.layout.choose`).
             threads: CPU threads; by default the engine decides.
             precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`;
                 "auto" is the fastest in which the model was found accurate at export.
@@ -156,10 +162,10 @@ class Upscaler:
         """
         _check(picture)
         size, scale = picture.shape[:2], self.bundle.manifest.scale
-        graph = choose_graph(self._graphs, size)
-        self._graph = graph
+        chosen = layout.choose(self._graphs, size, self._overlap)
+        graph = self._graph = chosen.graph
         self._load(graph)
-        tiles = tiling.plan(size, graph.tile, self._overlap, scale)
+        tiles = tiling.plan(size, graph.tile, chosen.overlaps, scale)
         upscaled = self._upscaled(tiles, graph, picture, seed, deterministic, progress)
         raw = rows.Rows(_blended(upscaled, size, scale))
         step = _step(size[1])
@@ -176,7 +182,8 @@ class Upscaler:
 
     def memory(self, size: tuple[int, int]) -> int:
         """Bytes that `bands` needs at its peak for a picture of this (height, width)."""
-        graph, scale = choose_graph(self._graphs, size), self.bundle.manifest.scale
+        graph = layout.choose(self._graphs, size, self._overlap).graph
+        scale = self.bundle.manifest.scale
         corrected = min(size[0], _step(size[1]) + 2 * color.HALO)
         held = _COPIES * graph.tile[0] + _CORRECTION * corrected
         return held * scale * scale * size[1] * 3 * 4
@@ -207,7 +214,7 @@ class Upscaler:
 
     def _is_half(self, graph: Graph, used: Graph) -> bool:
         """Whether `graph` takes at most half of the pixels of `used` at once."""
-        fits = self._overlap <= min(graph.tile) - tiling.ALIGNMENT
+        fits = (self._overlap or 0) <= min(graph.tile) - tiling.ALIGNMENT
         inside = all(side <= limit for side, limit in zip(graph.tile, used.tile, strict=True))
         return fits and inside and 2 * _pixels(graph) <= _pixels(used)
 
@@ -296,21 +303,6 @@ def matching(
             f"export one with: lpnsr-export --tile {height}x{width} --batch {batch or 1}"
         )
     return found
-
-
-def choose_graph(graphs: Sequence[Graph], size: tuple[int, int]) -> Graph:
-    """The graph to upscale a picture of this (height, width) with.
-
-    That is the smallest tile that holds the picture, else the largest tile; of its graphs the one
-    with the smallest batch.
-    """
-    holding = [g for g in graphs if g.tile[0] >= size[0] and g.tile[1] >= size[1]]
-
-    def rank(graph: Graph) -> tuple[int, int]:
-        area = graph.tile[0] * graph.tile[1]
-        return (area if holding else -area, graph.batch)
-
-    return min(holding or graphs, key=rank)
 
 
 def _check(picture: np.ndarray) -> None:

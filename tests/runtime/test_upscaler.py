@@ -8,7 +8,7 @@ from lpnsr.kernels import normals
 from lpnsr.runtime import upscaler
 from lpnsr.runtime.bundle import BundleError, Graph
 from lpnsr.runtime.tiling import TilingError
-from lpnsr.runtime.upscaler import UpscaleError, Upscaler, choose_graph, matching
+from lpnsr.runtime.upscaler import UpscaleError, Upscaler, matching
 
 from .toy import photo
 
@@ -103,7 +103,7 @@ def test_the_colour_fix_takes_the_inputs_colours(bundle):
 
 
 def recorded(bundle, picture, batch, **options):
-    model = Upscaler.from_bundle(bundle, tile=(32, 32), batch=batch)
+    model = Upscaler.from_bundle(bundle, tile=(32, 32), batch=batch, overlap=16)
     model.backend = Recorder()
     model.upscale(picture, **options)
     return model.backend.calls
@@ -142,7 +142,7 @@ def test_the_picture_is_scaled_to_one(bundle):
 
 def test_progress_counts_tiles(bundle):
     seen = []
-    model = Upscaler.from_bundle(bundle, tile=(32, 32), batch=3)
+    model = Upscaler.from_bundle(bundle, tile=(32, 32), batch=3, overlap=16)
     model.upscale(photo(32, 80), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(0, 4), (3, 4), (4, 4)]
 
@@ -228,21 +228,6 @@ def test_an_overlap_that_does_not_fit_is_refused(bundle):
 
 def graphs(*shapes):
     return [Graph(f"{h}x{w}-{b}", (h, w), b, {}) for h, w, b in shapes]
-
-
-@pytest.mark.parametrize(
-    ("size", "chosen"),
-    [
-        ((10, 10), "64x64-1"),
-        ((64, 65), "64x128-1"),
-        ((65, 64), "128x128-2"),
-        ((500, 500), "128x128-2"),
-        ((64, 500), "128x128-2"),
-    ],
-)
-def test_the_graph_follows_the_pictures_size(size, chosen):
-    available = graphs((128, 128, 4), (128, 128, 2), (64, 128, 1), (64, 64, 2), (64, 64, 1))
-    assert choose_graph(available, size).file == chosen
 
 
 def test_matching_keeps_what_was_asked_for():

@@ -1,0 +1,133 @@
+"""What 8-bit convolutions would bring: `python -m lpnsr.benchmarks.int8 --photos DIR`.
+
+Quantises the convolutions of the pre-upsampler, the encoder and the decoder (static, per channel,
+calibrated on tiles of the photographs), and compares speed and PSNR with bfloat16. It is a study:
+the figures in the README say why `lpnsr-run` has no such precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from PIL import Image
+from torch import Tensor
+
+from lpnsr.benchmarks import weights
+from lpnsr.benchmarks.stages import Row, stage_inputs, table, time_in_turns
+from lpnsr.export.engines import run_onnxruntime, run_openvino
+from lpnsr.export.trace import trace_stage
+from lpnsr.export.unroll import single
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import get_preset
+from lpnsr.models.weights import find_weights, load_chain
+
+STAGES = ("pre_upsampler", "encoder", "decoder")
+
+
+class _Tiles(CalibrationDataReader):
+    def __init__(self, inputs: Sequence[np.ndarray]) -> None:
+        self._inputs = iter(inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        x = next(self._inputs, None)
+        return None if x is None else {"x": x}
+
+
+def main() -> None:
+    """Quantise, measure, print a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m lpnsr.benchmarks.int8", description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="folder to calibrate on")
+    parser.add_argument("--preset", default="lpnsr-tiny")
+    parser.add_argument("--weights", type=Path, help="checkpoints (default: deterministic)")
+    parser.add_argument("--tiles", type=int, default=8, help="for calibration (default: 8)")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs (default: 5)")
+    args = parser.parse_args()
+    preset = get_preset(args.preset)
+    if args.weights or preset.weights:
+        chain = load_chain(preset, find_weights(preset, args.weights))
+    else:
+        chain = preset.build()
+        weights.fill(chain)
+    inputs = calibration(chain, list(tiles(args.photos, args.tiles + 1)))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in STAGES:
+            model = single(chain, preset, trace_stage(chain, preset, stage, 1, (64, 64)), stage)
+            if not any(node.op_type == "Conv" for node in model.graph):
+                continue
+            file, small = Path(folder) / f"{stage}.onnx", Path(folder) / f"{stage}.int8.onnx"
+            ir.save(model, file, external_data=f"{stage}.bin")
+            held_out, *calibrating = [x.numpy() for _, x in inputs[stage]]
+            quantize(file, small, calibrating)
+            rows.append(measure(stage, inputs[stage][0], file, small, held_out, args.runs))
+    print(table(rows))
+
+
+def tiles(folder: Path, number: int, size: int = 64) -> Iterator[np.ndarray]:
+    """Tiles (1, 3, size, size) in [-1, 1] from the middle of photographs reduced to a quarter."""
+    files = sorted(folder.glob("*.png"))
+    for index in range(number):
+        with Image.open(files[index % len(files)]) as photo:
+            small = photo.convert("RGB").reduce(4)
+        left, top = (small.width - size) // 2, (small.height - size) // 2
+        pixels = np.asarray(small.crop((left, top, left + size, top + size)), np.float32)
+        yield np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / 127.5 - 1)
+
+
+@torch.no_grad()
+def calibration(chain: Chain, pictures: Sequence[np.ndarray]) -> dict[str, list[tuple]]:
+    """Stage -> its function and input for each picture, as `stage_inputs` gives them."""
+    found: dict[str, list[tuple]] = {stage: [] for stage in STAGES}
+    for number, picture in enumerate(pictures):
+        generator = torch.Generator().manual_seed(number)
+        lr = torch.from_numpy(picture)
+        latent = chain.encode(lr)
+        noise = torch.randn(chain.schedule.draws, *latent.shape, generator=generator)
+        for stage, call in stage_inputs(chain, lr, noise).items():
+            if stage in found:
+                found[stage].append(call)
+    return found
+
+
+def quantize(file: Path, target: Path, inputs: Sequence[np.ndarray]) -> None:
+    """Write the graph with 8-bit convolutions."""
+    quantize_static(
+        file,
+        target,
+        _Tiles(inputs),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def measure(stage: str, eager: tuple, file: Path, small: Path, x: np.ndarray, runs: int) -> Row:
+    """Time eager PyTorch and the engines in turns, and compare with eager."""
+    call, tensor = eager
+    engines = {
+        "OpenVINO bf16": run_openvino(file, "bf16"),
+        "ONNX Runtime int8": run_onnxruntime(small),
+        "OpenVINO int8, f32": run_openvino(small, "f32"),
+        "OpenVINO int8, bf16": run_openvino(small, "bf16"),
+    }
+    everyone = {"PyTorch f32": lambda: _array(call(tensor))}
+    for name, engine in engines.items():
+        everyone[name] = lambda engine=engine: next(iter(engine({"x": x}).values()))
+    return time_in_turns(Row(stage, 0), everyone, runs)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy()
+
+
+if __name__ == "__main__":
+    main()
