@@ -2,7 +2,8 @@
 
     python -m lpnsr.benchmarks.folder [--model BUNDLE] [--pictures 100] [--side 64] [--rounds 3]
 
-prints, per round, the seconds of the compute stage alone, of the whole run, and their ratio.
+prints, per round, the seconds of the compute stage alone, of the whole run, their ratio, and the
+run's seconds per output megapixel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from threading import Event
 import numpy as np
 from PIL import Image
 
-from lpnsr.runtime import images
+from lpnsr.runtime import backends, images
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.formats import FORMATS
 from lpnsr.runtime.jobs import plan
@@ -32,8 +33,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backend", choices=backends.NAMES, default="auto")
+    parser.add_argument("--precision", choices=backends.PRECISIONS, default="auto")
     args = parser.parse_args()
-    upscaler = Upscaler.from_bundle(args.model)
+    upscaler = Upscaler.from_bundle(args.model, backend=args.backend, precision=args.precision)
+    megapixels = args.pictures * (upscaler.bundle.manifest.scale * args.side) ** 2 / 1e6
+    print(upscaler.choice)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "in"
         _make(folder, args.pictures, args.side)
@@ -41,7 +46,10 @@ def main() -> None:
         for number in range(args.rounds):
             alone = _compute(upscaler, folder)
             whole = _run(upscaler, folder, Path(name) / f"out{number}")
-            print(f"compute alone {alone:.2f} s, run {whole:.2f} s: {alone / whole:.1%}")
+            print(
+                f"compute alone {alone:.2f} s, run {whole:.2f} s: {alone / whole:.1%}, "
+                f"{whole / megapixels:.2f} s per output megapixel"
+            )
 
 
 def _make(folder: Path, count: int, side: int) -> None:

@@ -6,12 +6,18 @@ import os
 import platform
 import re
 import resource
+import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
+
+from lpnsr.export.engines import run_openvino
+from lpnsr.export.graph import GraphBuilder, float_input
 
 PACKAGES = ("lpnsr", "torch", "onnxruntime", "openvino", "numpy")
 
@@ -28,22 +34,36 @@ def environment() -> dict[str, object]:
 
 
 def matrix_rate(precision: str, size: int = 2048, runs: int = 9) -> float:
-    """Multiply-accumulates per second in square matrix products, the best of several runs.
+    """Multiply-accumulates per second in square matrix products, the best of engines and runs.
 
     Args:
-        precision: "f32" (the faster of NumPy and PyTorch) or "bf16" (PyTorch).
+        precision: "f32" or "bf16".
         size: side of the matrices.
         runs: how many.
     """
     a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-    x, y = torch.from_numpy(a), torch.from_numpy(b)
-    pairs = [(a, b), (x, y)] if precision == "f32" else [(x.bfloat16(), y.bfloat16())]
-    return size**3 / min(_seconds(*pair) for pair in pairs for _ in range(runs))
+    x, y = (torch.from_numpy(matrix) for matrix in (a, b))
+    products = [lambda: x @ y, _compiled(a, b, precision)]
+    if precision == "bf16":
+        x, y = x.bfloat16(), y.bfloat16()
+    return size**3 / min(_seconds(product) for product in products for _ in range(runs))
 
 
-def _seconds(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
+def _compiled(a: np.ndarray, b: np.ndarray, precision: str) -> Callable[[], object]:
+    """The product in OpenVINO."""
+    graph = GraphBuilder()
+    left = float_input("a", a.shape)
+    product = graph.op("MatMul", left, graph.constant("b", b))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "product.onnx"
+        ir.save(graph.model("product", [left], [product]), file)
+        run = run_openvino(file, precision)
+    return lambda: run({"a": a})
+
+
+def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
-    a @ b
+    call()
     return time.perf_counter() - start
 
 
