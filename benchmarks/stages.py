@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     preset = get_preset(args.preset)
     if args.weights or preset.weights:
-        chain, origin = load_chain(preset, find_weights(preset, args.weights)), "trained weights"
+        chain = load_chain(preset, find_weights(preset, args.weights))
+        origin = "given weights" if args.weights else "its own weights"
     else:
         chain, origin = preset.build(), "deterministic weights, on which speed does not hang"
         weights.fill(chain)
@@ -105,21 +106,47 @@ def run(args: argparse.Namespace) -> int:
         rows = list(measure_stages(chain, preset, shape, engines, args.runs, Path(folder)))
         print("exporting", file=sys.stderr)
         bundle = pack(chain, preset, [shape], Path(folder) / "bundle")
-        rows.append(measure_chain(chain, preset, bundle, engines, args.runs))
-        del chain
         starts = measure_starts(bundle, engines, Path(folder) / "cache")
-    parity = bundle.manifest.graphs[0].parity
-    print(f"{preset.name}, one {args.tile}x{args.tile} tile, {origin}\n{json.dumps(about)}\n")
-    print(table(rows), "\n")
-    print(starts_table(starts), "\n")
-    print("Parity at export:", json.dumps(parity))
+        rows.append(measure_chain(chain, preset, bundle, engines, args.runs))
+    figures = {
+        "preset": preset.name,
+        "tile": args.tile,
+        "weights": origin,
+        "machine": about,
+        "rows": [asdict(row) for row in rows],
+        "starts": starts,
+        "parity": bundle.manifest.graphs[0].parity,
+    }
+    print(json.dumps(about), "\n\n" + report(figures), sep="")
     if len(engines) < len(ENGINES):
         print("OpenVINO bf16: left out, as the processor does not compute in it")
     if args.json:
-        figures = {"machine": about, "preset": preset.name, "weights": origin, "tile": args.tile}
-        figures |= {"rows": [asdict(row) for row in rows], "starts": starts, "parity": parity}
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
+
+
+def report(figures: Mapping[str, object]) -> str:
+    """Markdown of what `--json` keeps."""
+    rates = figures["machine"]["GMAC/s in matrix products"]
+    parity = figures["parity"].get("bf16")
+    lines = [
+        f"`{figures['preset']}`, {figures['weights']}; this machine reaches "
+        + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
+        + " in matrix products:",
+        "",
+        table([Row(**row) for row in figures["rows"]]),
+        "",
+        starts_table(figures["starts"]),
+    ]
+    if parity:
+        decoder = parity.get("decoder_psnr", parity["sr_psnr"])
+        what = "decoder on equal codes" if "decoder_psnr" in parity else "end to end"
+        lines += [
+            "",
+            f"In bf16, x_0 is within {parity['x0_relative_l2']:.1e} relative L2; {what}, "
+            f"{decoder:.1f} dB.",
+        ]
+    return "\n".join(lines)
 
 
 def measure_stages(
@@ -214,14 +241,14 @@ def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
     for name, call in everyone.items():
         result = call()
         expected = result if expected is None else expected
-        row.psnr[name] = psnr(result, expected)
+        row.psnr[name] = round(psnr(result, expected), 1)
         row.seconds[name] = []
     for _ in range(runs):
         for name, call in everyone.items():
             time.sleep(0.05)  # the engine before may keep its threads spinning for a moment
             start = time.perf_counter()
             call()
-            row.seconds[name].append(time.perf_counter() - start)
+            row.seconds[name].append(round(time.perf_counter() - start, 4))
     return row
 
 
