@@ -68,7 +68,7 @@ def measure(name: str, tile: int, batch: int, runs: int) -> Cost:
     seconds = sorted(_seconds(chain, lr, noise) for _ in range(runs))[runs // 2]
     return Cost(
         preset=name,
-        steps=preset.schedule.steps,
+        steps=len(preset.schedule.reverse_steps()),
         parameters=sum(parameter.numel() for parameter in chain.parameters()),
         macs=_macs(preset, tile),
         seconds=seconds,

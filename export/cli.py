@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lpnsr.models.roles import ROLES
+from lpnsr.models.roles import NOISE_KINDS, ROLES, STARTS
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
 
@@ -68,8 +68,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, help="folder with the checkpoints under their official names"
     )
-    for role in (role.replace("_", "-") for role in ROLES):
+    for role in (role.replace("_", "-") for role in ROLES if role != "pre_upsampler"):
         parser.add_argument(f"--{role}", type=Path, metavar="FILE", help=f"the {role}'s checkpoint")
+    parser.add_argument(
+        "--pre-upsampler",
+        type=lambda text: text if text in STARTS else Path(text),
+        metavar="|".join((*STARTS, "FILE")),
+        help="what the chain starts from: the bicubic picture, or the pre-upsampler's, with its "
+        "checkpoint from --weights (swinir) or from FILE",
+    )
+    parser.add_argument(
+        "--steps",
+        type=_positive,
+        metavar="K",
+        help="run the last K steps of the chain, from x_K (default: all)",
+    )
+    parser.add_argument(
+        "--noise",
+        choices=NOISE_KINDS,
+        nargs="+",
+        default=(),
+        help="what the steps add: one kind for all, or one for each step but the last, in order "
+        "(default: predicted, or gaussian where the preset has no noise predictor)",
+    )
     parser.add_argument(
         "--tile",
         type=parse_tile,
@@ -113,10 +134,13 @@ def _positive(text: str) -> int:
 def _export(args: argparse.Namespace) -> None:
     from lpnsr.export.pack import check_target, pack, stages
     from lpnsr.models.presets import get_preset
+    from lpnsr.models.variants import vary
     from lpnsr.models.weights import find_weights, load_chain
     from lpnsr.runtime.bundle import BundleError
 
-    preset = get_preset(args.preset)
+    given = {role: getattr(args, role) for role in ROLES}
+    start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
+    preset = vary(get_preset(args.preset), args.steps, args.noise, start)
     for height, width in args.tile:
         if height % preset.multiple or width % preset.multiple:
             raise BundleError(
@@ -124,7 +148,6 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
-    given = {role: getattr(args, role) for role in ROLES}
     files = find_weights(preset, args.weights, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))

@@ -26,6 +26,7 @@ from lpnsr.export.verify import (
 )
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
+from lpnsr.models.variants import describe
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest, sha256
 
 WEIGHTS = "weights.bin"
@@ -190,14 +191,17 @@ def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
 
 
 def _manifest(preset: Preset, graphs: Sequence[Graph], files: dict[str, str]) -> Manifest:
+    schedule = dataclasses.asdict(preset.schedule)
+    del schedule["noise_kinds"]  # `variant` tells them
     return Manifest(
         preset=preset.name,
         scale=preset.scale,
         latent_channels=preset.latent_channels,
         draws=preset.draws,
-        schedule=dataclasses.asdict(preset.schedule),
+        schedule=schedule,
         precision=dict.fromkeys(stages_of(preset), "float32"),
         graphs=tuple(graphs),
         files=files,
         versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},
+        variant=describe(preset),
     )

@@ -30,7 +30,7 @@ def unroll(
     """Compose the traced stages into one static graph of the whole chain.
 
     The timestep is folded: each step has its own constants for the group norms. The noise
-    predictor is not called at the last step, which uses no noise.
+    predictor is only called at steps that add predicted noise, and so never at the last.
 
     Returns:
         a model with inputs `lr` (B, 3, h, w) and `noise` (K, B, C, h, w) and outputs `sr`
@@ -173,7 +173,7 @@ def _noise_sample(
     eps: ir.Value,
 ) -> ir.Value:
     """A sample of the noise predictor's Gaussian; see `Chain.predict_noise`."""
-    if chain.noise_predictor is None:
+    if chain.noise_predictor is None or not step.predicted:
         return eps
     parameters = _unet(graph, chain.noise_predictor, "noise_predictor", traced, step, pictures)
     split = ir.node("Split", [parameters], {"axis": 1, "num_outputs": 2}, num_outputs=2)

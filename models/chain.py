@@ -71,7 +71,7 @@ class Chain(nn.Module):
         Args:
             lr: (B, 3, h, w) in [-1, 1], sides multiples of the preset's `multiple`.
             noise: (K, B, C, h, w) standard normal; draw 0 starts the chain, draw k feeds the
-                k-th step.
+                k-th step that uses noise.
 
         Returns:
             (B, 3, 4h, 4w) in [-1, 1].
@@ -130,8 +130,11 @@ class Chain(nn.Module):
     def predict_noise(
         self, step: ReverseStep, x: Tensor, x0: Tensor, condition: Tensor, eps: Tensor
     ) -> Tensor:
-        """A sample of the noise predictor's Gaussian, (B, C, h, w); the state is not normalised."""
-        if self.noise_predictor is None:
+        """A sample of the noise predictor's Gaussian, (B, C, h, w); the state is not normalised.
+
+        Without a noise predictor, or at a step that does without, it is the draw `eps`.
+        """
+        if self.noise_predictor is None or not step.predicted:
             return eps
         mean, logvar = self.noise_distribution(step, x, x0, condition)
         return mean + (logvar / 2).exp() * eps

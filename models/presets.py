@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "builtin"
 
 
 class PresetError(ValueError):
-    """There is no preset of that name."""
+    """There is no preset of that name, or it has no such variant."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ _RESSHIFT_DENOISER = Network(
     partial(SwinUNet, SwinUNetConfig(in_channels=6, out_channels=3)),
     ("resshift_realsrx4_s4_v3.pth",),
 )
+_RESSHIFT_15_SCHEDULE = partial(Schedule, steps=15, min_noise_level=0.04)
 _ATD = Network(partial(ATD, ATDConfig()), ("atd_real.pth",))
 # State, estimate and y come in, each a picture rearranged to 48 channels.
 _PIXEL_UNET = partial(SwinUNetConfig, 3 * 48, 48, features=128)
@@ -163,6 +164,30 @@ PRESETS = {
             name="resshift",
             schedule=Schedule(),
             networks={"autoencoder": _VQGAN, "denoiser": _RESSHIFT_DENOISER},
+            latent_channels=3,
+            multiple=64,
+        ),
+        Preset(
+            name="resshift-15",
+            schedule=_RESSHIFT_15_SCHEDULE(),
+            networks={
+                "autoencoder": _VQGAN,
+                "denoiser": replace(
+                    _RESSHIFT_DENOISER,
+                    files=("resshift_realsrx4_s15_v1.pth", "resshift_realsrx4_s15_v2.pth"),
+                ),
+            },
+            latent_channels=3,
+            multiple=64,
+        ),
+        Preset(
+            # Distilled from resshift-15: its whole chain in one step.
+            name="sinsr",
+            schedule=_RESSHIFT_15_SCHEDULE(stride=15),
+            networks={
+                "autoencoder": _VQGAN,
+                "denoiser": replace(_RESSHIFT_DENOISER, files=("SinSR_v1.pth",)),
+            },
             latent_channels=3,
             multiple=64,
         ),

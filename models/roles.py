@@ -1,3 +1,8 @@
-"""The parts that trained networks play in a chain, under the names that presets and options use."""
+"""The names that presets and options use: parts of a chain, and what can stand in for them."""
 
+# What trained networks do in a chain.
 ROLES = ("pre_upsampler", "auxiliary", "autoencoder", "denoiser", "noise_predictor")
+# Where a chain starts from: the bicubic picture or the pre-upsampler's.
+STARTS = ("bicubic", "swinir")
+# What a step adds: a sample of the noise predictor's distribution, the draw itself, or nothing.
+NOISE_KINDS = ("predicted", "gaussian", "zero")

@@ -19,6 +19,7 @@ class ReverseStep:
         prediction: factor of the predicted x_0.
         start: factor of y, where the chain started; 0 in a random chain.
         noise: factor of the noise z; 0 in a deterministic chain and at the last step.
+        predicted: whether z comes from the noise predictor, if the chain has one; else z is drawn.
     """
 
     timestep: int
@@ -27,6 +28,7 @@ class ReverseStep:
     prediction: float
     start: float
     noise: float
+    predicted: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Schedule:
     """Exponential schedule of residual shifting.
 
     Source: Yue et al., ResShift (2023), eq. 10 (eta), eq. 7 (random chain). Zhang et al., UPSR
-    (2025), section 3.2 (noise weight), appendix A (deterministic chain).
+    (2025), section 3.2 (noise weight), appendix A (deterministic chain). Wang et al., SinSR (2024):
+    x_0 from x_T in one step.
 
     Attributes:
         steps: length T of the chain.
@@ -51,6 +54,10 @@ class Schedule:
         full_difference: half the difference of the two at which the factor reaches 1.
         start: step that the chain starts at, from y with this step's noise; 0 for T. A chain that
             starts later is shorter, and its steps are those of the whole.
+        stride: how far a step goes, x_t -> x_{t-stride} (or x_0, where that is nearer).
+        noise_kinds: which of `lpnsr.models.roles.NOISE_KINDS` each step but the last adds, in the
+            order of the chain; left out, "predicted" where the chain has a noise predictor, else
+            "gaussian".
     """
 
     steps: int = 4
@@ -64,6 +71,8 @@ class Schedule:
     least_weight: float = 1.0
     full_difference: float = 1.0
     start: int = 0
+    stride: int = 1
+    noise_kinds: tuple[str, ...] = ()
 
     def truncated(self, steps: int) -> Schedule:
         """The chain of the last `steps` steps.
@@ -71,9 +80,10 @@ class Schedule:
         Raises:
             ValueError: the schedule has not that many, or `steps` is less than 1.
         """
-        if not 1 <= steps <= self.steps:
-            raise ValueError(f"a chain of {self.steps} steps cannot be run with {steps}")
-        return replace(self, start=steps)
+        if not 1 <= steps <= len(self._visited):
+            raise ValueError(f"a chain of {len(self._visited)} steps cannot be run with {steps}")
+        kinds = self.noise_kinds[len(self._visited) - steps :]
+        return replace(self, start=self._visited[-steps], noise_kinds=kinds)
 
     @property
     def etas(self) -> np.ndarray:
@@ -85,7 +95,7 @@ class Schedule:
     @property
     def start_noise(self) -> float:
         """Factor of the noise that is added to y to start the chain, kappa·sqrt(eta)."""
-        return self.kappa * math.sqrt(self.etas[self._first - 1])
+        return self.kappa * math.sqrt(self.etas[self._visited[0] - 1])
 
     @property
     def draws(self) -> int:
@@ -93,13 +103,18 @@ class Schedule:
         return 1 + sum(step.noise > 0 for step in self.reverse_steps())
 
     def reverse_steps(self) -> list[ReverseStep]:
-        """The steps t = T … 1 in the order of the chain, from where it starts."""
+        """The steps in the order of the chain, from where it starts."""
         etas = [0.0, *self.etas.tolist()]
-        return [self._step(t, etas[t + 1], etas[t]) for t in reversed(range(self._first))]
+        steps = [self._step(t - 1, etas[t], etas[max(t - self.stride, 0)]) for t in self._visited]
+        told = [
+            _with_noise(step, kind) for step, kind in zip(steps, self.noise_kinds, strict=False)
+        ]
+        return told + steps[len(told) :]
 
     @property
-    def _first(self) -> int:
-        return self.start or self.steps
+    def _visited(self) -> range:
+        """The t of every state x_t that the chain goes on from."""
+        return range(self.start or self.steps, 0, -self.stride)
 
     def _step(self, timestep: int, eta: float, previous: float) -> ReverseStep:
         state = math.sqrt(previous / eta) if self.deterministic else previous / eta
@@ -113,3 +128,8 @@ class Schedule:
             start=start,
             noise=self.kappa * math.sqrt(variance),
         )
+
+
+def _with_noise(step: ReverseStep, kind: str) -> ReverseStep:
+    noise = 0.0 if kind == "zero" else step.noise
+    return replace(step, noise=noise, predicted=kind == "predicted")

@@ -31,7 +31,7 @@ def find_weights(
     """
     given = given or {}
     for role in (role for role, file in given.items() if file and role not in preset.networks):
-        raise CheckpointError(f"{preset.name} has no {role}; leave out {_option(role)}")
+        raise CheckpointError(f"{preset.name} needs no {role} here; leave out {_option(role)}")
     folder = folder or preset.weights
     roles = preset.networks if roles is None else roles
     return {role: given.get(role) or _find(preset, role, folder) for role in roles}

@@ -56,6 +56,9 @@ class Manifest:
         inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise
             (K, B, C, h, w).
         output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
+        variant: which variant of the preset it is: `steps`, the length of the chain, `noise`, the
+            kind that each step but the last adds ("predicted", "gaussian", "zero"), and `start`,
+            where the chain starts from ("bicubic", "swinir").
         graphs: one entry per tile and batch shape.
         files: file name -> SHA-256 of every file but the manifest.
         versions: the packages that made the bundle.
@@ -72,6 +75,7 @@ class Manifest:
     versions: dict[str, str]
     inputs: tuple[str, str] = ("lr", "noise")
     output: str = "sr"
+    variant: dict[str, int | str | list[str]] = field(default_factory=dict)
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:

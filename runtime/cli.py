@@ -115,6 +115,7 @@ def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
     return {
         "seed": args.seed,
         "model": upscaler.bundle.manifest.preset,
+        "variant": upscaler.bundle.manifest.variant,
         "backend": upscaler.backend.describe(),
     }
 

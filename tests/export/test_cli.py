@@ -46,8 +46,8 @@ def test_export(run, quick, here):
     size = sum(path.stat().st_size for path in (here / "out").iterdir())
     assert out[0] == f"out: {size / 1e6:.1f} MB"
     (graph,) = bundle.manifest.graphs
-    assert out[1].startswith(f"  {graph.file}: x0_relative_l2 ")
-    assert len(out) == 2
+    assert out[1].startswith(f"  {graph.file} in f32: x0_relative_l2 ")
+    assert len(out) == 1 + 2 * len(bundle.manifest.graphs)
 
 
 def test_single_files(run, quick, here):
@@ -143,7 +143,7 @@ BAD = {
     "network that the preset has not": (
         ["--weights", "weights", "--auxiliary", "weights/denoiser.safetensors"],
         None,
-        ["micro has no auxiliary", "leave out --auxiliary"],
+        ["micro needs no auxiliary here", "leave out --auxiliary"],
     ),
     "checkpoint of another network": (
         ["--weights", "weights"],

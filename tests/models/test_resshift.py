@@ -40,5 +40,5 @@ def test_official_names(resshift, tmp_path):
 
 
 def test_a_checkpoint_for_a_network_that_it_has_not_is_refused(resshift, tmp_path):
-    with pytest.raises(CheckpointError, match="resshift has no auxiliary; leave out --auxiliary"):
+    with pytest.raises(CheckpointError, match="needs no auxiliary here; leave out --auxiliary"):
         find_weights(resshift, tmp_path, {"auxiliary": tmp_path / "atd_real.pth"})

@@ -161,6 +161,7 @@ def test_the_report(tmp_path, run):
         "sha256": hashlib.sha256((tmp_path / "out" / "a.png").read_bytes()).hexdigest(),
         "seed": 7,
         "model": "toy",
+        "variant": {},
     }
     assert bad["input"] == "in/b.png" and "is not a picture" in bad["error"]
     assert bad["seed"] == 7 and "sha256" not in bad

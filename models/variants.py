@@ -1,0 +1,85 @@
+"""Variants of a preset: fewer steps, other noise, another start. Each is a preset of its own.
+
+Source: the ablations of LPNSR (arXiv 2603.21045).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lpnsr.models.presets import Preset, PresetError
+
+
+def vary(
+    preset: Preset, steps: int | None = None, noise: Sequence[str] = (), start: str | None = None
+) -> Preset:
+    """A variant; what is left out stays as it is.
+
+    Networks that the variant does not call are left out, and so need no checkpoint.
+
+    Args:
+        preset: whose variant.
+        steps: length of the chain, which is then the end of the whole: it starts at
+            x_steps = y + kappa·sqrt(eta_steps)·noise, as the authors run T = 1 … 4.
+        noise: what the steps add, one of `lpnsr.models.roles.NOISE_KINDS` for all of them, or one
+            for each step that uses noise (all but the last), in the order of the chain. The noise
+            that starts the chain is Gaussian in any case.
+        start: one of `lpnsr.models.roles.STARTS`.
+
+    Raises:
+        PresetError: the preset has no such variant.
+    """
+    if start == "swinir" and "pre_upsampler" not in preset.networks:
+        raise PresetError(f"{preset.name} has no pre-upsampler; its start is bicubic")
+    if start == "bicubic":
+        preset = _without(preset, "pre_upsampler")
+    if steps is not None:
+        try:
+            preset = replace(preset, schedule=preset.schedule.truncated(steps))
+        except ValueError as error:
+            raise PresetError(f"{preset.name}: {error}") from error
+    if noise:
+        kinds = _kind_of_each_step(preset, noise)
+        preset = replace(preset, schedule=replace(preset.schedule, noise_kinds=kinds))
+    if not any(step.noise and step.predicted for step in preset.schedule.reverse_steps()):
+        preset = _without(preset, "noise_predictor")
+    return preset
+
+
+def describe(preset: Preset) -> dict[str, int | str | list[str]]:
+    """What tells variants of a preset apart.
+
+    Returns:
+        `steps`, the length of the chain; `noise`, the kind that each step but the last adds;
+        `start`, where the chain starts from. `vary` takes them.
+    """
+    steps = preset.schedule.reverse_steps()
+    predicted = "noise_predictor" in preset.networks
+    noise = [
+        "zero" if not step.noise else "predicted" if predicted and step.predicted else "gaussian"
+        for step in steps[:-1]
+    ]
+    start = "swinir" if "pre_upsampler" in preset.networks else "bicubic"
+    return {"steps": len(steps), "noise": noise, "start": start}
+
+
+def _kind_of_each_step(preset: Preset, kinds: Sequence[str]) -> tuple[str, ...]:
+    if preset.schedule.deterministic and set(kinds) != {"zero"}:
+        raise PresetError(f"the steps of {preset.name} use no noise; leave out --noise")
+    if "predicted" in kinds and "noise_predictor" not in preset.networks:
+        raise PresetError(f"{preset.name} has no noise predictor; its noise is gaussian or zero")
+    noisy = len(preset.schedule.reverse_steps()) - 1
+    if len(kinds) == 1:
+        return tuple(kinds) * noisy
+    if len(kinds) != noisy:
+        raise PresetError(
+            f"{preset.name} has {noisy} steps that use noise here: "
+            f"give one kind of noise for all or {noisy}, not {len(kinds)}"
+        )
+    return tuple(kinds)
+
+
+def _without(preset: Preset, role: str) -> Preset:
+    networks = {name: network for name, network in preset.networks.items() if name != role}
+    return replace(preset, networks=networks)
