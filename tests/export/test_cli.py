@@ -91,9 +91,10 @@ def test_a_terminal_gets_a_progress_bar(run, quick, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     assert run("--weights", quick.weights)[0] == 0
     shown = terminal.getvalue()
-    for stage in ("load weights", *pack.stages(quick.preset, [(1, (16, 16))]), "done"):
+    stages = ("load weights", *pack.stages(quick.preset, [(1, (16, 16))]))
+    for stage in (*stages, "done"):
         assert stage in shown, stage
-    assert "9/9" not in shown and "8/8" in shown
+    assert f"{len(stages)}/{len(stages)}" in shown
 
 
 def no_bundle(_):
