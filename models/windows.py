@@ -136,20 +136,19 @@ class WindowAttention(nn.Module):
             for index in window_order(height, width, self.window, self.shift)
         )
         area = self.window * self.window
-        windows = height * width // area
         batch, channels = tokens.shape[0], self.channels
 
-        qkv = self.qkv(tokens.index_select(1, order))
+        # Four dimensions and no more: so written, OpenVINO makes one operation of an attention.
         query, key, value = (
-            part.reshape(batch, windows, area, self.heads, channels // self.heads)
-            for part in qkv.chunk(3, dim=-1)
+            part.reshape(-1, area, self.heads, channels // self.heads).transpose(1, 2)
+            for part in self.qkv(tokens.index_select(1, order)).chunk(3, dim=-1)
         )
-        scores = (query * self.scale).permute(0, 1, 3, 2, 4) @ key.permute(0, 1, 3, 4, 2)
-        scores = scores + self._bias(area)
+        scores = (query * self.scale) @ key.transpose(2, 3) + self._bias(area)
         if self.shift:
-            scores = scores + self.shift_mask(height, width, self.window, self.shift).to(scores)
-        mixed = scores.softmax(dim=-1) @ value.permute(0, 1, 3, 2, 4)
-        mixed = mixed.permute(0, 1, 3, 2, 4).reshape(batch, height * width, channels)
+            mask = self.shift_mask(height, width, self.window, self.shift)
+            scores = scores + mask.to(scores).repeat(batch, 1, 1, 1)
+        mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2)
+        mixed = mixed.reshape(batch, height * width, channels)
         return self.proj(mixed.index_select(1, inverse))
 
     def _bias(self, area: int) -> Tensor:

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import MICRO, random_model
 
 from lpnsr.benchmarks import cli, stages
 from lpnsr.export.engines import computes_bf16
 from lpnsr.models import presets
-
-from ..export.conftest import micro  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted((ROOT / "benchmarks" / "results").glob("stages_*.json"))
 
 
 @pytest.fixture
-def figures(micro, monkeypatch, tmp_path, capsys):  # noqa: F811
+def figures(monkeypatch, tmp_path, capsys):
+    micro = random_model(MICRO, tmp_path)
     monkeypatch.setitem(presets.PRESETS, "micro", micro.preset)
     file = tmp_path / "figures.json"
     options = ["--preset", "micro", "--tile", "16", "--runs", "2", "--json", str(file)]

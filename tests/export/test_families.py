@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from small import random_model
 
 from lpnsr.export import pack
 from lpnsr.export.verify import ParityError, check
@@ -18,8 +19,6 @@ from lpnsr.models.presets import PRESETS, Network, Preset, Tolerance, get_preset
 from lpnsr.models.roles import ROLES
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
-
-from .conftest import random_model
 
 SHAPE = (2, (16, 24))
 UNET = partial(
