@@ -217,8 +217,8 @@ PRESETS = {
         ),
         Preset(
             name="lpnsr-tiny",
-            # Almost no noise, and all states near y: what the denoiser takes for texture in stronger
-            # noise costs more PSNR than it gains.
+            # Almost no noise, and all states near y: what the denoiser takes for texture in
+            # stronger noise costs more PSNR than it gains.
             schedule=Schedule(kappa=0.003, min_noise_level=0.985, etas_end=0.999),
             networks={
                 "pre_upsampler": Network(
