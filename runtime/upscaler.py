@@ -203,10 +203,9 @@ class Upscaler:
         ]
         if not smaller:
             raise MemoryError("not enough memory; crop or split the picture")
-        largest = {graph.tile: graph for graph in sorted(smaller, key=lambda graph: graph.batch)}
-        self._graphs = list(largest.values())
+        following = max(smaller, key=lambda graph: (graph.tile[0] * graph.tile[1], graph.batch))
+        self._graphs = [graph for graph in smaller if graph.batch <= following.batch]
         self._loaded = None
-        following = max(self._graphs, key=lambda graph: graph.tile[0] * graph.tile[1])
         return (
             f"memory has run out with tile {_name(used)}; "
             f"going on with at most tile {_name(following)}"

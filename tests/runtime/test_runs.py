@@ -21,6 +21,8 @@ from lpnsr.runtime.upscaler import Upscaler
 from .samples import SAMPLES, write_all
 from .toy import photo
 
+ENGINE = ("--backend", "onnxruntime")
+
 
 @pytest.fixture
 def run(tmp_path, calm_bundle, monkeypatch, capfd):
@@ -28,7 +30,7 @@ def run(tmp_path, calm_bundle, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = cli.main([*arguments, "--model", str(calm_bundle)])
+        code = cli.main([*ENGINE, *arguments, "--model", str(calm_bundle)])
         return code, capfd.readouterr().err.splitlines()
 
     return run
@@ -235,13 +237,16 @@ def many(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(many, bundle):
     """Name of each output of `many` -> its content."""
-    assert cli.main([str(many), "-o", str(many.parent / "whole"), "--model", str(bundle)]) == 0
+    assert (
+        cli.main([*ENGINE, str(many), "-o", str(many.parent / "whole"), "--model", str(bundle)])
+        == 0
+    )
     return {path.name: path.read_bytes() for path in (many.parent / "whole").iterdir()}
 
 
 def start(many, out, bundle):
     command = [sys.executable, "-m", "lpnsr.runtime.cli", str(many), "-o", str(out)]
-    command += ["--model", str(bundle), "--skip-existing", "--threads", "1"]
+    command += [*ENGINE, "--model", str(bundle), "--skip-existing", "--threads", "1"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
