@@ -3,8 +3,8 @@
 Some things are done where the graph is made: what hangs on the timestep alone is computed at export
 (`lpnsr.export.unroll`), repeated tables are stored once (`lpnsr.export.graph`), and attention is
 written in four dimensions, which OpenVINO then runs as one operation (`lpnsr.models.windows`;
-pre-upsampler of `lpnsr`, 64x64 tile, 2 cores with AVX-512: 0.52 -> 0.50 s in bfloat16, 0.92 -> 0.87 s
-in float32, ONNX Runtime 1.28 -> 1.26 s).
+pre-upsampler of `lpnsr`, 64x64 tile, 2 cores with AVX-512: 0.53 -> 0.52 s in bfloat16, 0.92 ->
+0.87 s in float32, ONNX Runtime 1.28 -> 1.26 s).
 
 Measured and left out, for the same tile:
 
