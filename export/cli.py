@@ -172,4 +172,4 @@ def _export(args: argparse.Namespace) -> None:
             used = "" if precision in graph.precisions else " (not accurate enough to be used)"
             print(f"  {graph.file} in {precision}: {figures}{used}")
     if "bf16" not in graph.parity:
-        print("  bf16: not measured, as OpenVINO is missing or this processor has no bf16")
+        print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")

@@ -151,7 +151,8 @@ def _verify(
     precise = measure(chain, run_onnxruntime(file), values)
     check(precise, preset.tolerance)
     parity = {"f32": {**precise, "seed": seed}}
-    if computes_bf16():
+    # An auxiliary network sorts tokens by counts and places that bfloat16 cannot hold.
+    if computes_bf16() and "auxiliary" not in preset.networks:
         reduced = measure(chain, run_openvino(file, "bf16"), values)
         if "quantizer" in stages_of(preset):
             latent = np.random.default_rng(seed).standard_normal(

@@ -57,9 +57,11 @@ class OpenVino:
         failures = [kind for name, kind in vars(frontend).items() if name.endswith("Failure")]
         self._errors = (RuntimeError, *failures)
         self._settings = {"PERFORMANCE_HINT": "LATENCY"}
-        with suppress(OSError):
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            self._settings["CACHE_DIR"] = str(cache_folder())
+        with suppress(OSError, RuntimeError):  # nowhere to write, or no home at all
+            folder = cache_folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                self._settings["CACHE_DIR"] = str(folder)
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
         self.has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
