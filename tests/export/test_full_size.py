@@ -109,8 +109,15 @@ def test_cost(export, graph_file, capsys):
 def test_what_it_prints(export, graph_file):
     lines = export.printed.splitlines()
     assert lines[0].startswith(f"{export.bundle}: ") and lines[0].endswith(" MB")
-    assert lines[1].startswith(f"  {graph_file.name}: x0_relative_l2 ")
-    assert len(lines) == 2, "nothing else, no warnings of the exporter"
+    assert lines[1].startswith(f"  {graph_file.name} in f32: x0_relative_l2 ")
+    assert lines[2].startswith((f"  {graph_file.name} in bf16: x0_relative_l2 ", "  bf16: not "))
+    assert len(lines) == 3, "nothing else, no warnings of the exporter"
+
+
+def test_it_is_accurate_in_bf16(export):
+    """On a processor that computes in it; elsewhere it is not measured."""
+    (graph,) = Bundle.open(export.bundle).manifest.graphs
+    assert graph.precisions == tuple(graph.parity)
 
 
 def test_node_counts(graph_file):
