@@ -17,7 +17,6 @@ import onnx_ir as ir
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
-from torch import Tensor
 
 from lpnsr.benchmarks import weights
 from lpnsr.benchmarks.stages import Row, stage_inputs, table, time_in_turns
@@ -119,14 +118,10 @@ def measure(stage: str, eager: tuple, file: Path, small: Path, x: np.ndarray, ru
         "OpenVINO int8, f32": run_openvino(small, "f32"),
         "OpenVINO int8, bf16": run_openvino(small, "bf16"),
     }
-    everyone = {"PyTorch f32": lambda: _array(call(tensor))}
+    everyone = {"PyTorch f32": lambda: call(tensor).numpy()}
     for name, engine in engines.items():
         everyone[name] = lambda engine=engine: next(iter(engine({"x": x}).values()))
     return time_in_turns(Row(stage, 0), everyone, runs)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.numpy()
 
 
 if __name__ == "__main__":

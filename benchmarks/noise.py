@@ -19,9 +19,8 @@ from lpnsr.benchmarks import samples
 from lpnsr.benchmarks.metrics import compare
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
+from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain
-
-KINDS = ("predicted", "gaussian", "zero")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     chain = load_chain(preset, find_weights(preset, args.weights))
     found = samples.find(args.inputs, args.reduce)
     lengths = range(1, preset.schedule.steps + 1)
-    psnr = {(steps, kind): [] for steps in lengths for kind in KINDS}
+    psnr = {(steps, kind): [] for steps in lengths for kind in NOISE_KINDS}
     for sample in tqdm(found, unit="picture", disable=None):
         small, original = sample.load(preset.scale)
         if original is None:
@@ -50,10 +49,14 @@ def run(args: argparse.Namespace) -> int:
         for steps, kind in psnr:
             upscaled = upscale(chain, small, steps, kind, preset.multiple, args.seed)
             psnr[steps, kind].append(compare(upscaled, original).psnr)
-    print(f"| T, {len(found)} pictures | " + " | ".join(f"{kind} noise" for kind in KINDS) + " |")
+    print(
+        f"| T, {len(found)} pictures | "
+        + " | ".join(f"{kind} noise" for kind in NOISE_KINDS)
+        + " |"
+    )
     print("| --- | --- | --- | --- |")
     for steps in lengths:
-        means = (np.mean(psnr[steps, kind]) for kind in KINDS)
+        means = (np.mean(psnr[steps, kind]) for kind in NOISE_KINDS)
         print(f"| {steps} | " + " | ".join(f"{mean:.3f} dB" for mean in means) + " |")
     return 0
 
@@ -68,7 +71,7 @@ def upscale(
         chain: with a noise predictor.
         small: the picture.
         steps: length of the chain.
-        kind: one of `KINDS`.
+        kind: one of `NOISE_KINDS`.
         multiple: sides are padded to multiples of this.
         seed: of the noise.
     """
