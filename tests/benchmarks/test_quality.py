@@ -10,6 +10,7 @@ from PIL import Image
 
 from lpnsr.benchmarks import cli, noise, quality
 from lpnsr.models.presets import get_preset
+from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.runtime.bundle import BUILTIN
 
 PHOTO = "lighthouse_small.png"
@@ -166,7 +167,7 @@ def test_the_kinds_of_noise_differ_where_steps_use_noise(originals):
     found = {
         (steps, kind): noise.upscale(chain, small, steps, kind, 16)
         for steps in (1, 2)
-        for kind in noise.KINDS
+        for kind in NOISE_KINDS
     }
     assert all(picture.shape == (80, 96, 3) for picture in found.values())
     for kind in ("predicted", "gaussian"):
