@@ -8,6 +8,7 @@ networks run in PyTorch, without tiles and without the runtime's colour correcti
 from __future__ import annotations
 
 import argparse
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain
 
+CELL = "{:.2f} dB, {:.4f}, {:.1%}"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `lpnsr-bench noise`."""
@@ -34,21 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print mean PSNR-Y for each length of the chain and each kind of noise."""
+    """Print mean PSNR-Y, SSIM-Y and sharpness for each length of the chain and kind of noise."""
     preset = get_preset(args.preset)
     if "noise_predictor" not in preset.networks:
         raise ValueError(f"{preset.name} has no noise predictor")
     chain = load_chain(preset, find_weights(preset, args.weights))
     found = samples.find(args.inputs, args.reduce)
     lengths = range(1, preset.schedule.steps + 1)
-    psnr = {(steps, kind): [] for steps in lengths for kind in NOISE_KINDS}
+    quality = {(steps, kind): [] for steps in lengths for kind in NOISE_KINDS}
     for sample in tqdm(found, unit="picture", disable=None):
         small, original = sample.load(preset.scale)
         if original is None:
             raise samples.SampleError(f"{sample.file} has no original to compare with; --reduce?")
-        for steps, kind in psnr:
+        for (steps, kind), measured in quality.items():
             upscaled = upscale(chain, small, steps, kind, preset.multiple, args.seed)
-            psnr[steps, kind].append(compare(upscaled, original).psnr)
+            measured.append(astuple(compare(upscaled, original)))
     print(
         f"| T, {len(found)} pictures | "
         + " | ".join(f"{kind} noise" for kind in NOISE_KINDS)
@@ -56,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     )
     print("| --- | --- | --- | --- |")
     for steps in lengths:
-        means = (np.mean(psnr[steps, kind]) for kind in NOISE_KINDS)
-        print(f"| {steps} | " + " | ".join(f"{mean:.3f} dB" for mean in means) + " |")
+        means = (np.mean(quality[steps, kind], axis=0) for kind in NOISE_KINDS)
+        print(f"| {steps} | " + " | ".join(CELL.format(*mean) for mean in means) + " |")
     return 0
 
 

@@ -15,7 +15,11 @@ else:
     import tomli as tomllib
 
 STAGES = ("pre_upsampler", "denoiser", "noise_predictor")
-CHOICES = {"pixel": ("l1", "l2", "charbonnier"), "start": ("bicubic", "pre_upsampler")}
+CHOICES = {
+    "pixel": ("l1", "l2", "charbonnier"),
+    "start": ("bicubic", "pre_upsampler"),
+    "states": ("forward", "chain"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class StageConfig:
         adversarial: weight of the hinge loss; 0 for none.
         adversarial_start: iteration from which there is a discriminator.
         start: what the chain starts from in training.
+        states: what the denoiser learns from: x_t made of the true x_0 (forward, ResShift's
+            objective), or the states that the chain reaches by itself (chain).
         steps: lengths of the chain to train, drawn anew for each update; empty for the whole.
         bfloat16: autocast; weights stay float32.
         checkpoint_activations: compute the networks again on the way back to save memory.
@@ -55,6 +61,7 @@ class StageConfig:
     adversarial: float = 0.1
     adversarial_start: int = 10_000
     start: str = "bicubic"
+    states: str = "forward"
     steps: tuple[int, ...] = ()
     bfloat16: bool = True
     checkpoint_activations: bool = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lpnsr.models.bicubic import Bicubic
-from lpnsr.models.chain import Chain
+from lpnsr.models.chain import Chain, residual_shift
 from lpnsr.models.presets import Preset, module_of
 from lpnsr.models.swin_unet import SwinUNet
 from lpnsr.models.training.config import StageConfig
@@ -54,8 +54,9 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
             _checkpoint_activations(module)
     if name == "denoiser":
         chain = chain.replaced(noise_predictor=None)
+        objective = _denoise_own if config.states == "chain" else _denoise
         return Stage(
-            network, partial(_denoise, chain), chain.codec.decode, partial(_whole_chain, chain)
+            network, partial(objective, chain), chain.codec.decode, partial(_whole_chain, chain)
         )
     return Stage(
         network,
@@ -88,6 +89,25 @@ def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.tensor([step.input_scale for step in steps], device=lr.device)[t]
     modulation = chain.denoiser.modulation(t.flatten())
     return chain.denoiser(torch.cat([x * scale, lr], dim=1), modulation), x0
+
+
+def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+    """x_0 from a state that a chain of random length reaches by itself, with Gaussian noise.
+
+    States made of the true x_0 show more of it than a small network will ever predict: it learns to
+    trust them, and the chain then sharpens its own guesses.
+    """
+    length = int(torch.randint(1, chain.schedule.steps + 1, (), device="cpu"))
+    done = int(torch.randint(length, (), device="cpu"))
+    schedule = chain.schedule.truncated(length)
+    *before, step = schedule.reverse_steps()[: done + 1]
+    with torch.no_grad():
+        y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
+        x = y + schedule.start_noise * torch.randn_like(y)
+        for earlier in before:
+            predicted = chain.predict_x0(earlier, x, lr).float()
+            x = residual_shift(earlier, x, predicted, torch.randn_like(x), y)
+    return chain.predict_x0(step, x, lr), x0
 
 
 def _run_chain(

@@ -55,6 +55,20 @@ def test_training_starts_from_bicubic_unless_told_otherwise(toy):
         torch.testing.assert_close(stage.preview(LR), expected, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("states", "shown"), [("forward", True), ("chain", False)])
+def test_what_the_denoiser_is_shown_of_the_original(toy, states, shown):
+    chain = built(toy)
+    stage = make_stage("denoiser", chain, toy, StageConfig(start="pre_upsampler", states=states))
+    for seed in range(4):  # of the timestep
+        found = []
+        for hr in (HR, -HR):
+            torch.manual_seed(seed)
+            estimate, expected = stage.predict(LR, hr)
+            torch.testing.assert_close(expected, chain.codec.encode(hr))
+            found.append(estimate)
+        assert (not torch.equal(*found)) == shown
+
+
 def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
     settings = StageConfig(batch=2, crop=16, adversarial=0.0)
     found = estimate(toy, "noise_predictor", settings)
