@@ -1,4 +1,4 @@
-"""`lpnsr-export`: preset and weights in, bundle out."""
+"""`lpnsr-export`: preset and weights in, bundle out; or a bundle in, and engines for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.export import engine_cli
 from lpnsr.models.roles import NOISE_KINDS, ROLES, STARTS
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
@@ -21,6 +22,10 @@ EXTRA = "pip install 'lpnsr[cpu,export]'"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     args = _parser().parse_args(argv)
+    # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if args.bundle:
+        return engine_cli.main(args)
     try:
         import onnx_ir  # noqa: F401
         import onnxscript  # noqa: F401
@@ -33,21 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.export.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
     from lpnsr.models.presets import PresetError
+    from lpnsr.runtime.backends import BackendError
     from lpnsr.runtime.bundle import BundleError
 
-    # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _export(args)
     except KeyboardInterrupt:
         print("lpnsr-export: interrupted, no bundle was written", file=sys.stderr)
         return 130
     except (
+        BackendError,
         BundleError,
         CheckpointError,
         EngineMissingError,
         ParityError,
         PresetError,
+        MemoryError,
         OSError,
     ) as error:
         if args.debug:
@@ -63,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Compile a model to a bundle: one static ONNX graph of the whole chain, "
         "verified against eager PyTorch.",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the bundle")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", "--output", type=Path, help="folder of the bundle to make")
+    target.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
+    )
     parser.add_argument("--preset", default="lpnsr", help="model (default: %(default)s)")
     parser.add_argument(
         "--weights", type=Path, help="folder with the checkpoints under their official names"
@@ -107,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tiles a graph takes at once; several make a graph each (default: 1)",
     )
+    engine_cli.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
@@ -138,6 +149,7 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.models.weights import find_weights, load_chain
     from lpnsr.runtime.bundle import BundleError
 
+    wanted = engine_cli.check(args)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
     preset = vary(get_preset(args.preset), args.steps, args.noise, start)
@@ -173,3 +185,5 @@ def _export(args: argparse.Namespace) -> None:
             print(f"  {graph.file} in {precision}: {figures}{used}")
     if "bf16" not in graph.parity:
         print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")
+    if wanted:
+        engine_cli.build(bundle, wanted)

@@ -1,7 +1,7 @@
 """The bundle: the only thing that passes from export to runtime.
 
-A bundle is a folder with `manifest.json`, one ONNX graph per tile and batch shape, and one file
-with the weights that all graphs share.
+A bundle is a folder with `manifest.json`, one ONNX graph per tile and batch shape, one file with
+the weights that all graphs share, and engines, which are graphs that were built for certain GPUs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,29 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """A graph that was built for certain GPUs.
+
+    Attributes:
+        file: file name inside the bundle.
+        sha256: of the file; checked when the engine is loaded, not when the bundle is opened.
+        graph: file name of the ONNX graph that it computes.
+        sources: file name -> SHA-256 of what it was built from, the graph and its weights.
+        builder: "tensorrt" or "tensorrt-rtx".
+        version: of the builder.
+        gpus: what it is for, such as "sm_89".
+    """
+
+    file: str
+    sha256: str
+    graph: str
+    sources: dict[str, str]
+    builder: str
+    version: str
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle holds; written by export, read by runtime.
 
@@ -60,8 +83,9 @@ class Manifest:
             kind that each step but the last adds ("predicted", "gaussian", "zero"), and `start`,
             where the chain starts from ("bicubic", "swinir").
         graphs: one entry per tile and batch shape.
-        files: file name -> SHA-256 of every file but the manifest.
+        files: file name -> SHA-256 of every file but the manifest and the engines.
         versions: the packages that made the bundle.
+        engines: what was built of the graphs.
     """
 
     preset: str
@@ -76,6 +100,7 @@ class Manifest:
     inputs: tuple[str, str] = ("lr", "noise")
     output: str = "sr"
     variant: dict[str, int | str | list[str]] = field(default_factory=dict)
+    engines: tuple[Engine, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -107,7 +132,13 @@ class Manifest:
                 for g in fields.pop("graphs")
             )
             fields |= {"inputs": tuple(fields["inputs"]), "files": dict(fields["files"])}
-            manifest = cls(graphs=graphs, **fields)
+            engines = tuple(
+                Engine(
+                    **{**e, "gpus": tuple(e["gpus"]), "sources": dict(e["sources"])},
+                )
+                for e in fields.pop("engines", ())
+            )
+            manifest = cls(graphs=graphs, engines=engines, **fields)
             manifest._check()
             return manifest
         except BundleError:
@@ -125,6 +156,9 @@ class Manifest:
             ValueError: a number is out of range.
         """
         texts = [self.preset, self.output, *self.inputs, *self.files, *self.files.values()]
+        for engine in self.engines:
+            texts += [engine.file, engine.sha256, engine.graph, engine.builder, engine.version]
+            texts += [*engine.gpus, *engine.sources, *engine.sources.values()]
         if not all(isinstance(text, str) for text in (*texts, *(g.file for g in self.graphs))):
             raise TypeError("a name is not a text")
         if len(self.inputs) != 2:
@@ -161,7 +195,7 @@ class Bundle:
             raise BundleError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
         bundle = cls(path, manifest)
         for name, digest in manifest.files.items():
-            bundle._check(name, digest)
+            bundle.check(name, digest)
         unlisted = [g.file for g in manifest.graphs if g.file not in manifest.files]
         if unlisted or not manifest.graphs:
             raise BundleError(f"{path / MANIFEST} lists no hash for its graphs; export it again")
@@ -173,7 +207,18 @@ class Bundle:
         """Where the ONNX file of `graph` lies."""
         return self.path / graph.file
 
-    def _check(self, name: str, digest: str) -> None:
+    def sources(self, file: str) -> dict[str, str]:
+        """File name -> SHA-256 of an ONNX file of the bundle and of those that it reads."""
+        here = PurePosixPath(file).parent
+        names = [file, *(str(here / name) for name in references(self.path / file))]
+        return {name: self.manifest.files[name] for name in dict.fromkeys(names)}
+
+    def check(self, name: str, digest: str) -> Path:
+        """Where the file `name` lies, after a look at whether it is what it should be.
+
+        Raises:
+            BundleError: it is missing, its SHA-256 is not `digest`, or it is not in the bundle.
+        """
         relative = PurePosixPath(name)
         inside = (self.path / name).resolve().is_relative_to(self.path.resolve())
         if relative.is_absolute() or ".." in relative.parts or "\\" in name or not inside:
@@ -186,6 +231,7 @@ class Bundle:
                 f"{file} does not match its SHA-256 in {MANIFEST}; "
                 "export the bundle again or copy it whole"
             )
+        return file
 
     def _check_references(self, graph: Graph) -> None:
         """Refuse a graph whose weights are to be read from elsewhere than the checked files."""

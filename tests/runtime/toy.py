@@ -1,6 +1,7 @@
 """A tiny bundle and a picture, so that the runtime is tested without any trained model."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +83,18 @@ def toy_graph(
 
 
 def write_bundle(
-    folder: Path, noise_gain: float = 0.1, fragile: bool = True, **changes: object
+    folder: Path,
+    noise_gain: float = 0.1,
+    fragile: bool = True,
+    tiles: Sequence[tuple[int, int]] = TILES,
+    batches: Sequence[int] = BATCHES,
+    **changes: object,
 ) -> Path:
     """A bundle of toy graphs; `changes` replace fields of its manifest."""
     folder.mkdir(parents=True)
     graphs = []
-    for tile in TILES:
-        for batch in BATCHES:
+    for tile in tiles:
+        for batch in batches:
             name = f"toy-{tile[0]}x{tile[1]}-b{batch}.onnx"
             toy_graph(folder / name, tile, batch, noise_gain, fragile)
             graphs.append(Graph(name, tile, batch, {"max_abs": 0.0}))

@@ -1,0 +1,203 @@
+"""Real engines, built by TensorRT-RTX for a GPU that is not here."""
+
+import dataclasses
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from runtime.toy import TILES, write_bundle
+
+from lpnsr.export import cli, engine_cli, tensorrt
+from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.engines import EngineError, find, read
+
+trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+
+BUILDER, GPU = "tensorrt-rtx", "sm_89"
+VERSION = trt.__version__
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A toy bundle with the engine of its graph; do not change its files."""
+    folder = write_bundle(tmp_path_factory.mktemp("engines") / "toy", tiles=TILES[:1], batches=(1,))
+    return engine_cli.build(Bundle.open(folder), tensorrt.order(BUILDER, [GPU]))
+
+
+@pytest.fixture
+def own(built, tmp_path):
+    """A copy of it that the test may change."""
+    shutil.copytree(built.path, tmp_path / "own")
+    return Bundle.open(tmp_path / "own")
+
+
+def run(capfd, *arguments):
+    code = cli.main(list(map(str, arguments)))
+    out, err = capfd.readouterr()
+    return code, out.splitlines(), err.splitlines()
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def changed(bundle, **fields):
+    (engine,) = bundle.manifest.engines
+    engines = (dataclasses.replace(engine, **fields),)
+    return Bundle(bundle.path, dataclasses.replace(bundle.manifest, engines=engines))
+
+
+def test_the_manifest_says_what_an_engine_is(built):
+    opened = Bundle.open(built.path)
+    (engine,), (graph,) = opened.manifest.engines, opened.manifest.graphs
+    assert (engine.builder, engine.version, engine.gpus) == (BUILDER, VERSION, (GPU,))
+    assert engine.graph == graph.file
+    assert engine.sources == opened.manifest.files
+    assert find(opened, graph.file, BUILDER, VERSION, GPU) == engine
+    plan = read(opened, engine)
+    assert plan[:4] == b"vtrt"
+    assert names(built.path) == sorted([*opened.manifest.files, engine.file, MANIFEST])
+
+
+def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
+    opened = Bundle.open(BUILTIN)
+    graph = min(opened.manifest.graphs, key=lambda graph: graph.tile)
+    manifest = dataclasses.replace(opened.manifest, graphs=(graph,))
+    target = tmp_path / "built-in"
+    shutil.copytree(BUILTIN, target)
+    (target / MANIFEST).write_text(manifest.to_json())
+    code, out, err = run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU)
+    print(*out)
+    assert (code, err) == (0, [])
+    (engine,) = Bundle.open(target).manifest.engines
+    assert re.fullmatch(
+        rf"  {re.escape(engine.file)}: [\d.]+ MB, built with [\d.]+ GB of memory", out[0]
+    )
+    size = (target / engine.file).stat().st_size
+    assert size > (target / "weights.bin").stat().st_size
+    assert run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU) == (
+        0,
+        [f"  {graph.file} has its {BUILDER} engine already"],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"gpus": ("sm_75", "sm_80")}, "is for sm_75, sm_80, the GPU is sm_89"),
+        ({"version": "0.9"}, "was built by tensorrt-rtx 0.9, here is"),
+        ({"sources": {"weights.bin": "0" * 64}}, "was built from another"),
+        ({"builder": "tensorrt"}, "has no tensorrt-rtx engine"),
+        ({"graph": "other.onnx"}, "has no tensorrt-rtx engine"),
+    ],
+)
+def test_a_stale_or_foreign_engine_is_refused(built, fields, reason):
+    bundle = changed(built, **fields)
+    with pytest.raises(EngineError, match=reason) as raised:
+        find(bundle, built.manifest.graphs[0].file, BUILDER, VERSION, GPU)
+    command = f"lpnsr-export --bundle {bundle.path} --engine {BUILDER} --gpu {GPU}"
+    assert str(raised.value).endswith(f"; run: {command}")
+
+
+def test_a_damaged_engine_is_refused_and_built_again(own, capfd):
+    (engine,) = own.manifest.engines
+    (own.path / engine.file).write_bytes(b"ptrt")
+    with pytest.raises(EngineError, match="is missing or damaged; run: lpnsr-export --bundle"):
+        read(own, engine)
+    code, out, _ = run(capfd, "--bundle", own.path, "--engine", BUILDER, "--gpu", GPU)
+    assert code == 0 and "built with" in out[0]
+    (again,) = Bundle.open(own.path).manifest.engines
+    assert len(read(own, again)) > 1000
+
+
+def test_one_engine_serves_several_gpus_and_replaces_the_narrower(own):
+    (old,), wanted = own.manifest.engines, tensorrt.order(BUILDER, ["sm_120", GPU])
+    graph = own.manifest.graphs[0].file
+    bundle, _ = tensorrt.add_engine(own, graph, wanted, lambda phase, done: None)
+    (engine,) = Bundle.open(own.path).manifest.engines
+    assert engine.gpus == ("sm_120", GPU)
+    assert find(bundle, graph, BUILDER, VERSION, "sm_120") == engine
+    assert not (own.path / old.file).exists()
+
+
+def test_progress_rises_to_the_end(own):
+    seen = []
+    onnx_file = own.graph_path(own.manifest.graphs[0])
+    tensorrt.build(onnx_file, tensorrt.order(BUILDER, [GPU]), lambda *news: seen.append(news))
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[0] == 0 and shares[-1] == 1
+
+
+def test_an_engine_much_larger_than_its_weights_is_refused(own, monkeypatch, capfd):
+    monkeypatch.setattr(tensorrt, "CODE", 0)
+    before = names(own.path)
+    options = ["--bundle", own.path, "--engine", BUILDER, "--gpu", "sm_80"]
+    code, out, err = run(capfd, *options)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "unfolded its constants; try another version" in err[0]
+    assert names(own.path) == before
+
+
+def test_an_interrupted_build_leaves_the_bundle_as_it_was(own):
+    before = names(own.path), (own.path / MANIFEST).read_text()
+    code = "import sys; from lpnsr.export.cli import main; sys.exit(main())"
+    options = ["--bundle", str(own.path), "--engine", BUILDER, "--gpu", "sm_80"]
+    command = [sys.executable, "-c", code, *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(own.path.glob(".*.lpnsr-partial")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("lpnsr-export: interrupted; engines that were done are kept\n")
+    assert (names(own.path), (own.path / MANIFEST).read_text()) == before
+
+
+def test_a_graph_that_the_builder_cannot_read_is_refused(own, capfd):
+    node = helper.make_node("NoSuchOperator", ["lr"], ["sr"], name="odd")
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("lr", "sr")]
+    graph = own.manifest.graphs[0].file
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "odd", values[:1], values[1:])),
+        own.path / graph,
+    )
+    wanted = tensorrt.order(BUILDER, ["sm_80"])
+    with pytest.raises(BackendError, match=rf"tensorrt-rtx cannot read .*{graph}.*in node odd"):
+        tensorrt.add_engine(own, graph, wanted, lambda phase, done: None)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--engine", BUILDER, "--gpu", "sm_90"], "builds no engine for sm_90, only for sm_75, "),
+        (["--engine", "tensorrt", "--gpu", GPU], r'pip install "lpnsr\[tensorrt\]"'),
+        (["--engine", BUILDER, "--gpu", GPU, "--timing-cache", "x"], "leave out --timing-cache"),
+        ([], "add --engine tensorrt-rtx"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(built, capfd, monkeypatch, options, reason):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    code, out, err = run(capfd, "--bundle", built.path, *options)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert re.search(reason, err[0])
+
+
+def test_without_a_gpu_one_has_to_be_named(monkeypatch):
+    monkeypatch.setattr(tensorrt, "present", lambda: None)
+    with pytest.raises(BackendError, match=r"no NVIDIA GPU here; .* --gpu sm_75 sm_80"):
+        tensorrt.order(BUILDER)
+
+
+def test_the_gpu_that_is_there_is_the_default(monkeypatch):
+    monkeypatch.setattr(tensorrt, "present", lambda: "sm_86")
+    assert tensorrt.order(BUILDER).gpus == ("sm_86",)
