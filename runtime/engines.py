@@ -58,6 +58,11 @@ def create_log(trt: ModuleType) -> Any:
     return Log()
 
 
+def command(bundle: Bundle, builder: str, *gpus: str) -> str:
+    """The command that builds a bundle's engines for these GPUs."""
+    return f"lpnsr-export --bundle {bundle.path} --engine {builder} --gpu {' '.join(gpus)}"
+
+
 def find(bundle: Bundle, graph: str, builder: str, version: str, gpu: str) -> Engine:
     """The engine of an ONNX graph that can be used.
 
@@ -71,22 +76,22 @@ def find(bundle: Bundle, graph: str, builder: str, version: str, gpu: str) -> En
     Raises:
         EngineError: there is none, or it is stale or foreign.
     """
-    command = f"lpnsr-export --bundle {bundle.path} --engine {builder} --gpu {gpu}"
+    repair = command(bundle, builder, gpu)
     built = [e for e in bundle.manifest.engines if (e.graph, e.builder) == (graph, builder)]
     if not built:
-        raise EngineError(f"{bundle.path} has no {builder} engine of {graph}; run: {command}")
+        raise EngineError(f"{bundle.path} has no {builder} engine of {graph}; run: {repair}")
     here = [engine for engine in built if gpu in engine.gpus]
     if not here:
         gpus = ", ".join(name for engine in built for name in engine.gpus)
-        raise EngineError(f"the {builder} engine is for {gpus}, the GPU is {gpu}; run: {command}")
+        raise EngineError(f"the {builder} engine is for {gpus}, the GPU is {gpu}; run: {repair}")
     engine = here[0]
     if engine.version != version:
         raise EngineError(
             f"{engine.file} was built by {builder} {engine.version}, here is {version}; "
-            f"run: {command}"
+            f"run: {repair}"
         )
     if engine.sources != bundle.sources(graph):
-        raise EngineError(f"{engine.file} was built from another {graph}; run: {command}")
+        raise EngineError(f"{engine.file} was built from another {graph}; run: {repair}")
     return engine
 
 
@@ -99,8 +104,7 @@ def read(bundle: Bundle, engine: Engine) -> bytes:
     try:
         return bundle.check(engine.file, engine.sha256).read_bytes()
     except BundleError as error:
-        command = f"lpnsr-export --bundle {bundle.path} --engine {engine.builder} --gpu "
         raise EngineError(
             f"{bundle.path / engine.file} is missing or damaged; "
-            f"run: {command}{' '.join(engine.gpus)}"
+            f"run: {command(bundle, engine.builder, *engine.gpus)}"
         ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,7 @@ class Upscaler:
         bundle = Bundle.open(path)
         graphs = matching(bundle.manifest.graphs, tile, batch)
         accurate = set.intersection(*(set(graph.precisions) for graph in graphs))
-        engine, why = backends.create(backend, threads, precision, accurate)
+        engine, why = backends.create(backend, threads, precision, accurate, bundle, graphs)
         upscaler = cls(bundle, engine, graphs, overlap)
         upscaler.choice = f"{engine.describe()} ({why})"
         return upscaler
@@ -235,28 +237,42 @@ class Upscaler:
         """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
         report = progress or (lambda done, total: None)
         report(0, len(tiles))
-        for first in range(0, len(tiles), graph.batch):
-            group = tiles[first : first + graph.batch]
-            filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
-            lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
-            eps = np.stack(
-                [self._noise(tile, graph, seed, deterministic) for tile in filled], axis=1
-            )
-            sr = self._finite(group, lr, eps)
-            report(first + len(group), len(tiles))
-            for tile, upscaled in zip(group, sr, strict=False):  # the rest only filled the batch
-                yield tile, upscaled.transpose(1, 2, 0)
+        waiting: deque[tuple[Sequence[tiling.Tile], np.ndarray, np.ndarray]] = deque()
 
-    def _finite(self, tiles: Sequence[tiling.Tile], lr: np.ndarray, eps: np.ndarray) -> np.ndarray:
-        """Run one batch, once more at a higher precision if a value is not finite."""
-        sr = self.backend.run(lr, eps)
+        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for first in range(0, len(tiles), graph.batch):
+                group = tiles[first : first + graph.batch]
+                filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
+                lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
+                noise = [self._noise(tile, graph, seed, deterministic) for tile in filled]
+                waiting.append((group, lr, np.stack(noise, axis=1)))
+                yield waiting[-1][1:]
+
+        done = 0
+        with closing(self.backend.stream(batches())) as results:
+            for sr in results:
+                group, lr, noise = waiting.popleft()
+                finite = self._finite(group, lr, noise, sr)
+                done += len(group)
+                report(done, len(tiles))
+                for tile, upscaled in zip(group, finite, strict=False):  # the rest fill the batch
+                    yield tile, upscaled.transpose(1, 2, 0)
+
+    def _finite(
+        self, tiles: Sequence[tiling.Tile], lr: np.ndarray, noise: np.ndarray, sr: np.ndarray
+    ) -> np.ndarray:
+        """`sr`, or, if a value is not finite, the batch once more at a higher precision."""
+        advice = "try another model or seed"
         if not np.isfinite(sr).all():
-            sr = self.backend.run_precisely(lr, eps)
+            try:
+                sr = self.backend.run_precisely(lr, noise)
+            except backends.PrecisionError as error:
+                advice = str(error)
         for tile, upscaled in zip(tiles, sr, strict=False):
             if not np.isfinite(upscaled).all():
                 raise UpscaleError(
                     "the model returns NaN or infinity in the tile at row "
-                    f"{tile.rows.start}, column {tile.columns.start}; try another model or seed"
+                    f"{tile.rows.start}, column {tile.columns.start}; {advice}"
                 )
         return sr
 

@@ -1,12 +1,14 @@
 """Inference engines behind one small protocol, one file each.
 
-To add an engine, write a class that follows `Backend` in a file of its own, import the engine in
-its constructor, and list it in `create`.
+To add an engine, derive a class from `Backend` in a file of its own, import the engine in its
+constructor, and list it in `create`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Generator, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,12 +18,18 @@ from lpnsr.runtime.bundle import Bundle, Graph
 if TYPE_CHECKING:
     from lpnsr.runtime.backends.openvino import OpenVino
 
-NAMES = ("auto", "onnxruntime", "openvino")
+NAMES = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Arguments of `Backend.run` for one batch after the other."""
 PRECISIONS = ("auto", "f32", "bf16")
 
 
 class BackendError(RuntimeError):
     """An inference engine is not installed, or fails to load or to run a graph."""
+
+
+class PrecisionError(BackendError):
+    """The graph computes in a precision whose range does not suffice."""
 
 
 class Backend(Protocol):
@@ -51,11 +59,23 @@ class Backend(Protocol):
             MemoryError: the device's or the machine's memory does not suffice.
         """
 
+    def stream(self, batches: Batches) -> Generator[np.ndarray, None, None]:
+        """Upscale many batches; arguments, results and errors are those of `run`.
+
+        An engine that has a memory of its own takes the next batches before it yields the result
+        of the first, to copy and compute at the same time.
+        """
+        for lr, noise in batches:
+            yield self.run(lr, noise)
+
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
 
         Called when `run` gives values that are not finite. An engine that computes in one
         precision only runs again.
+
+        Raises:
+            PrecisionError: a higher precision needs another bundle; says which.
         """
 
     def describe(self) -> str:
@@ -67,25 +87,74 @@ def create(
     threads: int | None = None,
     precision: str = "auto",
     accurate: Collection[str] = ("f32",),
+    bundle: Bundle | None = None,
+    graphs: Sequence[Graph] = (),
 ) -> tuple[Backend, str]:
     """The inference engine called `name`, and why it.
 
     Args:
-        name: one of `NAMES`; "auto" takes the fastest that is installed.
+        name: one of `NAMES`; "auto" takes the fastest that is installed and can be used.
         threads: CPU threads per operation; by default the engine decides.
         precision: one of `PRECISIONS`; "auto" takes the fastest that is accurate.
         accurate: precisions in which the model was found accurate at export.
+        bundle: where engines built for a GPU are; without it, "auto" takes a CPU.
+        graphs: those of its graphs that may be run.
 
     Returns:
-        the engine and, in a few words, the reason for it.
+        the engine and, in a few words, the reason for it, and why not a faster one.
 
     Raises:
-        BackendError: no such engine or precision, or it is not installed.
+        BackendError: no such engine or precision, or it is not installed or cannot be used.
     """
     if name not in NAMES:
         raise BackendError(f"there is no backend {name}; choose from {', '.join(NAMES)}")
     if precision not in PRECISIONS:
         raise BackendError(f"there is no precision {precision}; it is {', '.join(PRECISIONS)}")
+    if precision == "auto" and bundle and name == "auto":
+        return _fastest(threads, accurate, bundle, graphs)
+    if name in ("auto", "onnxruntime", "openvino"):
+        return _on_cpu(name, threads, precision, accurate)
+    if precision != "auto":
+        raise BackendError("on a GPU the bundle says what is computed in; leave out --precision")
+    return _on_gpu(name, bundle, graphs), "as asked"
+
+
+def _fastest(
+    threads: int | None, accurate: Collection[str], bundle: Bundle, graphs: Sequence[Graph]
+) -> tuple[Backend, str]:
+    """A GPU where the bundle or the installation is made for one, else a CPU."""
+    from lpnsr.runtime.backends import onnxruntime_cuda
+
+    built = {engine.builder for engine in bundle.manifest.engines}
+    names = [name for name in NAMES if name in built]
+    if onnxruntime_cuda.is_installed():
+        names.append("onnxruntime-cuda")
+    refused = []
+    for name in names:
+        try:
+            return _on_gpu(name, bundle, graphs), "; ".join(["the fastest here", *refused])
+        except BackendError as error:
+            refused.append(f"not {name}: {error}")
+    engine, why = _on_cpu("auto", threads, "auto", accurate)
+    return engine, "; ".join([why, *refused])
+
+
+def _on_gpu(name: str, bundle: Bundle | None, graphs: Sequence[Graph]) -> Backend:
+    if name == "onnxruntime-cuda":
+        from lpnsr.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda()
+    from lpnsr.runtime.backends.tensorrt import TensorRt
+
+    engine = TensorRt(name)
+    if bundle:
+        engine.check(bundle, graphs)
+    return engine
+
+
+def _on_cpu(
+    name: str, threads: int | None, precision: str, accurate: Collection[str]
+) -> tuple[Backend, str]:
     from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
     from lpnsr.runtime.backends.openvino import OpenVino
 
@@ -111,3 +180,8 @@ def _no_bf16(openvino: OpenVino, precision: str) -> str:
     if openvino.has_bf16:
         return "this model is not accurate in bf16"
     return "the processor does not compute in bf16"
+
+
+def cache_folder() -> Path:
+    """Where compiled graphs are kept: `lpnsr` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lpnsr"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any, NoReturn
 
 import numpy as np
 
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends import Backend, BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(Backend):
     """Runs a bundle's ONNX graph as it is; works on every machine.
 
     Args:
@@ -23,6 +24,8 @@ class OnnxRuntime:
     Raises:
         BackendError: ONNX Runtime is not installed, or the precision is another.
     """
+
+    _extra = "cpu"
 
     def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
         if precision not in ("auto", "f32"):
@@ -35,7 +38,8 @@ class OnnxRuntime:
             from onnxruntime.capi import onnxruntime_pybind11_state as native
         except ImportError as error:
             raise BackendError(
-                f'no inference engine ({error}); install one with: pip install "lpnsr[cpu]"'
+                f"no inference engine ({error}); "
+                f'install one with: pip install "lpnsr[{self._extra}]"'
             ) from error
         self._engine = onnxruntime
         self._errors = tuple(
@@ -57,9 +61,7 @@ class OnnxRuntime:
         options.log_severity_level = _SILENT
         path = bundle.graph_path(graph)
         try:
-            session = self._engine.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            session = self._open(str(path), options)
         except self._errors as error:
             _raise_if_memory(error)
             raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
@@ -71,14 +73,20 @@ class OnnxRuntime:
         self._session = session
         self._names = (*bundle.manifest.inputs, bundle.manifest.output)
 
+    def _open(self, path: str, options: Any) -> Any:
+        return self._engine.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Backend.run`."""
         lr_name, noise_name, sr_name = self._names
         try:
             return self._session.run([sr_name], {lr_name: lr, noise_name: noise})[0]
         except self._errors as error:
-            _raise_if_memory(error)
-            raise BackendError(f"ONNX Runtime fails: {error}") from error
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        _raise_if_memory(error)
+        raise BackendError(f"ONNX Runtime fails: {error}") from error
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same: the CPU computes in the precision that the graph asks for."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends import Backend, BackendError, cache_folder
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LATENT, QUANTIZED = "x_0", "quantized"
 OpenVINO takes a precision for a whole model, so there the graph is cut."""
 
 
-class OpenVino:
+class OpenVino(Backend):
     """Runs a bundle's ONNX graph, compiled for this processor.
 
     Compiled graphs are kept in a folder (`cache_folder`), so that later starts are quick.
@@ -147,11 +147,6 @@ class OpenVino:
             _raise_if_memory(error)
             raise BackendError(f"OpenVINO fails: {_first_line(error)}") from error
         return result
-
-
-def cache_folder() -> Path:
-    """Where compiled graphs are kept: `lpnsr` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lpnsr"
 
 
 def _check(model: ov.Model, path: Path, expected: dict[str, tuple[int, ...]]) -> None:

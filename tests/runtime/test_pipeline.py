@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from lpnsr.runtime import formats, images, memory, pipeline
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends import Backend, BackendError
 from lpnsr.runtime.formats import FORMATS
 from lpnsr.runtime.images import Header
 from lpnsr.runtime.jobs import Job
@@ -17,7 +17,7 @@ from lpnsr.runtime.upscaler import Upscaler
 from .toy import photo
 
 
-class Grey:
+class Grey(Backend):
     """A backend that returns grey."""
 
     def load(self, bundle, graph):

@@ -6,6 +6,7 @@ import pytest
 
 from lpnsr.kernels import normals
 from lpnsr.runtime import upscaler
+from lpnsr.runtime.backends import Backend
 from lpnsr.runtime.bundle import BundleError, Graph
 from lpnsr.runtime.tiling import TilingError
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler, matching
@@ -73,7 +74,7 @@ def test_seeds_matter(bundle):
     assert np.mean(first != other) > 0.5
 
 
-class Recorder:
+class Recorder(Backend):
     """A backend that keeps its inputs and returns grey."""
 
     def __init__(self):

@@ -1,0 +1,262 @@
+"""A GPU and a TensorRT that are not there.
+
+The GPU does its work at any time between its being queued and the moment when somebody waits for
+it, in any order that streams and events allow. A missing wait so shows as a wrong result.
+"""
+
+import ctypes
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+
+
+class Gpu:
+    """Stands in for `cuda.core.Device`; `seed` decides when and in which order work is done."""
+
+    arch, name = "89", "Simulated GPU"
+
+    def __init__(self, seed, memory=2**40):
+        self.random, self.streams, self.memory = random.Random(seed), {}, memory
+        self.held = 0
+
+    def set_current(self):
+        pass
+
+    def create_stream(self):
+        stream = Stream(self)
+        self.streams[int(stream.handle)] = stream
+        return stream
+
+    def create_event(self):
+        return Event(self)
+
+    def allocate(self, size, *, stream):
+        if size > self.memory:
+            from cuda.core._utils.cuda_utils import CUDAError
+
+            raise CUDAError("CUDA_ERROR_OUT_OF_MEMORY: the API call failed")
+        return Buffer(size)
+
+    def step(self):
+        """Do one piece of work that may be done; False if there is none."""
+        ready = [stream for stream in self.streams.values() if stream.is_ready()]
+        if ready:
+            self.random.choice(ready).work()
+        return bool(ready)
+
+    def idle(self):
+        """Some work gets done while the host does something else."""
+        while self.random.random() < 0.5 and self.step():
+            pass
+
+    def wait(self, is_done):
+        while not is_done():
+            assert self.step(), "this waits for ever"
+
+
+class Stream:
+    def __init__(self, gpu):
+        self.gpu, self.queue, self.handle = gpu, [], id(self)
+        self.capturing = None
+
+    def put(self, operation):
+        if self.capturing is not None:
+            assert callable(operation)
+            self.capturing.append(operation)
+            return
+        self.queue.append(operation)
+        self.gpu.idle()
+
+    def is_ready(self):
+        first = self.queue[0] if self.queue else None
+        return first is not None and (callable(first) or first[0].recorded >= first[1])
+
+    def work(self):
+        operation = self.queue.pop(0)
+        if callable(operation):
+            operation()
+
+    def record(self, event):
+        event.asked += 1
+        number = event.asked
+        self.put(lambda: setattr(event, "recorded", number))
+
+    def wait(self, event):
+        self.put((event, event.asked))
+
+    def sync(self):
+        self.gpu.wait(lambda: not self.queue)
+
+    def create_graph_builder(self):
+        return Builder(self)
+
+
+class Event:
+    def __init__(self, gpu):
+        self.gpu, self.asked, self.recorded = gpu, 0, 0
+
+    def sync(self):
+        self.gpu.wait(lambda: self.recorded == self.asked)
+
+
+class Buffer:
+    def __init__(self, size):
+        self.content = np.full(size, 0x7F, np.uint8)
+        self.handle = self.content.ctypes.data
+
+    def copy_from(self, other, *, stream):
+        assert self.content.size == other.content.size
+        stream.put(lambda: np.copyto(self.content, other.content))
+
+
+class PinnedMemory:
+    """Stands in for `cuda.core.LegacyPinnedMemoryResource`."""
+
+    def allocate(self, size):
+        return Buffer(size)
+
+
+class Builder:
+    """Stands in for `cuda.core.graph.GraphBuilder`."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def begin_building(self):
+        assert not self.stream.queue
+        self.stream.capturing = self.operations = []
+        return self
+
+    def end_building(self):
+        self.stream.capturing = None
+        return self
+
+    def complete(self):
+        return Graph(self.operations)
+
+
+class Graph:
+    replays = 0
+
+    def __init__(self, operations):
+        assert operations
+        self.operations = operations
+
+    def launch(self, stream):
+        type(self).replays += 1
+        for operation in self.operations:
+            stream.put(operation)
+
+
+class Context:
+    """Stands in for `IExecutionContext`: computes with ONNX Runtime."""
+
+    def __init__(self, engine):
+        self._engine, self._addresses, self._memory = engine, {}, None
+
+    def set_device_memory(self, memory, size):
+        assert memory and size >= self._engine.device_memory_size_v2
+        self._memory = memory
+
+    def set_tensor_address(self, name, memory):
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        addresses = dict(self._addresses)
+        assert self._memory and set(addresses) == set(self._engine.shapes)
+        self._engine.gpu.streams[stream_handle].put(lambda: self._engine.compute(addresses))
+        return True
+
+
+class Engine:
+    """Stands in for `ICudaEngine`; its plan is an ONNX graph."""
+
+    device_memory_size_v2 = 4096
+
+    def __init__(self, trt, gpu, plan):
+        self.trt, self.gpu, self.kept = trt, gpu, gpu.cache
+        self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        self.outputs = [value.name for value in self.session.get_outputs()]
+        values = [*self.session.get_inputs(), *self.session.get_outputs()]
+        self.shapes = {value.name: value.shape for value in values}
+        self.num_io_tensors = len(values)
+
+    def get_tensor_name(self, index):
+        return list(self.shapes)[index]
+
+    def get_tensor_shape(self, name):
+        return self.shapes[name]
+
+    def get_tensor_dtype(self, name):
+        return self.trt.float32
+
+    def create_runtime_config(self):
+        return Config(self)
+
+    def create_execution_context(self, config):
+        assert config.strategy == self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        return Context(self)
+
+    def compute(self, addresses):
+        arrays = {
+            name: np.ctypeslib.as_array(
+                (ctypes.c_float * int(np.prod(shape))).from_address(addresses[name])
+            ).reshape(shape)
+            for name, shape in self.shapes.items()
+        }
+        inputs = {name: arrays[name] for name in arrays if name not in self.outputs}
+        results = self.session.run(self.outputs, inputs)
+        for name, result in zip(self.outputs, results, strict=True):
+            np.copyto(arrays[name], result)
+
+
+class Config:
+    """Stands in for `IRuntimeConfig` and `IRuntimeCache`."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
+
+    def create_runtime_cache(self):
+        return self
+
+    def set_runtime_cache(self, cache):
+        return True
+
+    def deserialize(self, blob):
+        self.engine.kept.append(blob)
+        return True
+
+    def serialize(self):
+        return b"compiled"
+
+
+def tensorrt(trt, gpu):
+    """A module like `tensorrt_rtx`, whose engines are ONNX graphs that ONNX Runtime computes."""
+    gpu.cache = []
+
+    class Runtime:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def get_engine_validity(self, buffer):
+            kinds = trt.EngineInvalidityDiagnostics
+            if bytes(buffer) == b"no engine":
+                return trt.EngineValidity.INVALID, int(kinds.OLD_CUDA_DRIVER)
+            return trt.EngineValidity.VALID, 0
+
+        def deserialize_cuda_engine(self, plan):
+            try:
+                return Engine(trt, gpu, plan)
+            except Exception as error:
+                self.logger.log(trt.ILogger.ERROR, f"cannot deserialise: {error}")
+                return None
+
+    names = ("ILogger", "float32", "EngineValidity", "EngineInvalidityDiagnostics", "__version__")
+    names += ("ExecutionContextAllocationStrategy", "IRuntimeCache")
+    return SimpleNamespace(Runtime=Runtime, **{name: getattr(trt, name) for name in names})

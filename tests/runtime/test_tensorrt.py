@@ -1,0 +1,294 @@
+"""The TensorRT backend, on a simulated GPU."""
+
+import dataclasses
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from lpnsr.kernels import cuda as kernels_cuda
+from lpnsr.runtime import backends, bundle, engines
+from lpnsr.runtime.backends import BackendError, PrecisionError
+from lpnsr.runtime.backends.tensorrt import TensorRt
+from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+from lpnsr.runtime.engines import EngineError
+from lpnsr.runtime.upscaler import Upscaler
+
+from . import simulated
+from .toy import photo, write_bundle
+
+trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+core = pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
+
+NAME = "tensorrt-rtx"
+
+
+@pytest.fixture(params=range(6))
+def seed(request):
+    return request.param
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """Installs a simulated GPU: `gpu(seed)`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def install(seed=0, **options):
+        device = simulated.Gpu(seed, **options)
+        monkeypatch.setattr(kernels_cuda, "device", lambda: device)
+        monkeypatch.setattr(core, "LegacyPinnedMemoryResource", simulated.PinnedMemory)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", simulated.tensorrt(trt, device))
+        return device
+
+    return install
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A toy bundle with an engine of each graph; do not change its files."""
+    return with_engines(write_bundle(tmp_path_factory.mktemp("bundle") / "built"))
+
+
+def with_engines(folder, **changes):
+    """Adds "engines" that the simulated TensorRT runs: copies of the graphs."""
+    opened = Bundle.open(folder)
+    made = []
+    for graph in opened.manifest.graphs:
+        file = f"{graph.file}.engine"
+        (folder / file).write_bytes((folder / graph.file).read_bytes())
+        sources = opened.sources(graph.file)
+        digest = bundle.sha256(folder / file)
+        made.append(
+            bundle.Engine(file, digest, graph.file, sources, NAME, trt.__version__, ("sm_89",))
+        )
+    manifest = dataclasses.replace(
+        opened.manifest, engines=tuple(dataclasses.replace(e, **changes) for e in made)
+    )
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return folder
+
+
+def loaded(folder, index=0, **options):
+    backend, opened = TensorRt(NAME, **options), Bundle.open(folder)
+    graph = opened.manifest.graphs[index]
+    backend.load(opened, graph)
+    return backend, opened, graph
+
+
+def inputs(opened, graph, count):
+    rng = np.random.default_rng(0)
+    *shapes, _ = bundle.shapes(opened.manifest, graph).values()
+    return [
+        tuple(rng.uniform(-0.9, 0.9, shape).astype(np.float32) for shape in shapes)
+        for _ in range(count)
+    ]
+
+
+def expected(opened, graph, values):
+    reference, _ = backends.create("onnxruntime")
+    reference.load(opened, graph)
+    return [reference.run(*batch) for batch in values]
+
+
+def test_batches_do_not_mix_whenever_the_gpu_does_its_work(gpu, built, seed):
+    gpu(seed)
+    backend, opened, graph = loaded(built, 1)
+    values = inputs(opened, graph, 7)
+    found = list(backend.stream(iter(values)))
+    for ours, theirs in zip(found, expected(opened, graph, values), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_host_prepares_the_next_batches_meanwhile(gpu, built):
+    gpu()
+    backend, opened, graph = loaded(built)
+    values = iter(inputs(opened, graph, 5))
+    taken = []
+
+    def batches():
+        for batch in values:
+            taken.append(len(taken))
+            yield batch
+
+    ahead = [len(taken) - number for number, _ in enumerate(backend.stream(batches()))]
+    assert ahead == [3, 3, 3, 2, 1]
+
+
+def test_work_is_captured_once_and_replayed(gpu, built, monkeypatch):
+    gpu()
+    monkeypatch.setattr(simulated.Graph, "replays", 0)
+    backend, opened, graph = loaded(built)
+    list(backend.stream(inputs(opened, graph, 5)))
+    assert simulated.Graph.replays == 5
+    direct, *_ = loaded(built, cuda_graph=False)
+    values = inputs(opened, graph, 3)
+    np.testing.assert_array_equal(list(direct.stream(values)), expected(opened, graph, values))
+    assert simulated.Graph.replays == 5
+    assert direct.describe().endswith("on Simulated GPU without CUDA graph")
+
+
+def test_an_abandoned_run_leaves_nothing_under_way(gpu, built, seed):
+    device = gpu(seed)
+    backend, opened, graph = loaded(built)
+    values = inputs(opened, graph, 6)
+    results = backend.stream(iter(values))
+    next(results)
+    results.close()
+    assert not any(stream.queue for stream in device.streams.values())
+    np.testing.assert_array_equal(backend.run(*values[5]), expected(opened, graph, values)[5])
+
+
+def test_a_picture_is_the_same_as_on_a_cpu(gpu, built, seed):
+    gpu(seed)
+    picture = photo(90, 70)
+    small = {"tile": (32, 32), "batch": 3}
+    model = Upscaler.from_bundle(built, backend=NAME, **small)
+    reference = Upscaler.from_bundle(built, backend="onnxruntime", **small)
+    np.testing.assert_array_equal(
+        model.upscale(picture, seed=4), reference.upscale(picture, seed=4)
+    )
+
+
+def test_what_was_compiled_is_kept_for_the_next_start(gpu, built, tmp_path):
+    device = gpu()
+    loaded(built)
+    assert device.cache == []
+    (kept,) = (tmp_path / "cache" / "lpnsr").iterdir()
+    assert kept.name.endswith(".simulated-gpu.jit")
+    loaded(built)
+    assert device.cache == [b"compiled"]
+
+
+def test_auto_takes_the_gpu_and_says_so(gpu, built):
+    gpu()
+    choice = Upscaler.from_bundle(built).choice
+    assert choice == f"TensorRT-RTX {trt.__version__} on Simulated GPU (the fastest here)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpus": ("sm_120",)}, "the tensorrt-rtx engine is for sm_120, the GPU is sm_89"),
+        ({"version": "1.0"}, "was built by tensorrt-rtx 1.0, here is"),
+        ({"sources": {}}, "was built from another"),
+    ],
+)
+def test_auto_does_without_an_engine_that_does_not_fit_and_says_so(gpu, tmp_path, changes, reason):
+    gpu()
+    folder = with_engines(write_bundle(tmp_path / "own"), **changes)
+    model = Upscaler.from_bundle(folder)
+    assert "on the CPU" in model.choice
+    command = f"run: lpnsr-export --bundle {folder} --engine {NAME} --gpu sm_89"
+    assert f"; not {NAME}: " in model.choice
+    assert reason in model.choice and command in model.choice
+    assert model.upscale(photo(20, 20)).shape == (80, 80, 3)
+    with pytest.raises(EngineError, match=re.escape(command)):
+        Upscaler.from_bundle(folder, backend=NAME)
+
+
+def test_auto_does_without_a_gpu_and_says_so(built, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    choice = Upscaler.from_bundle(built).choice
+    assert "on the CPU" in choice and 'pip install "lpnsr[tensorrt-rtx]"' in choice
+
+
+def test_a_machine_without_a_gpu_is_told_so(built):
+    with pytest.raises(BackendError, match=r"no NVIDIA GPU 0 can be used: .+") as raised:
+        TensorRt(NAME)
+    assert "\n" not in str(raised.value)
+
+
+def test_only_the_graphs_that_may_run_need_engines(gpu, tmp_path):
+    gpu()
+    folder = with_engines(write_bundle(tmp_path / "own"))
+    opened = Bundle.open(folder)
+    kept = opened.manifest.engines[:1]
+    manifest = dataclasses.replace(opened.manifest, engines=kept)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    with pytest.raises(EngineError, match=r"has no tensorrt-rtx engine of toy-32x32-b3\.onnx; run"):
+        Upscaler.from_bundle(folder, backend=NAME)
+    graph = opened.manifest.graphs[0]
+    Upscaler.from_bundle(folder, backend=NAME, tile=graph.tile, batch=graph.batch)
+
+
+def test_a_driver_that_is_too_old_is_named(gpu, tmp_path):
+    gpu()
+    folder = with_engines(write_bundle(tmp_path / "own"))
+    opened = Bundle.open(folder)
+    graph = opened.manifest.graphs[0]
+    engine = opened.manifest.engines[0]
+    (folder / engine.file).write_bytes(b"no engine")
+    digest = bundle.sha256(folder / engine.file)
+    opened = with_manifest(opened, engines=(dataclasses.replace(engine, sha256=digest),))
+    with pytest.raises(EngineError, match=r"cannot be used here \(old cuda driver\); update"):
+        TensorRt(NAME).load(opened, graph)
+
+
+def with_manifest(opened, **changes):
+    return Bundle(opened.path, dataclasses.replace(opened.manifest, **changes))
+
+
+def test_a_damaged_engine_is_refused(gpu, tmp_path):
+    gpu()
+    folder = with_engines(write_bundle(tmp_path / "own"))
+    opened = Bundle.open(folder)
+    file = opened.path / opened.manifest.engines[0].file
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="is missing or damaged; run: lpnsr-export --bundle"):
+        TensorRt(NAME).load(opened, opened.manifest.graphs[0])
+
+
+def test_an_engine_that_is_not_what_the_manifest_says_is_refused(gpu, built):
+    gpu()
+    opened = Bundle.open(built)
+    with pytest.raises(BundleError, match="its manifest"):
+        TensorRt(NAME).load(with_manifest(opened, scale=2), opened.manifest.graphs[0])
+
+
+def test_exhausted_memory_is_a_memory_error(gpu, built):
+    gpu(memory=10_000)
+    with pytest.raises(MemoryError, match=r"cannot load .*OUT_OF_MEMORY"):
+        loaded(built)
+
+
+def test_numbers_out_of_range_name_the_export_that_helps(gpu, built):
+    gpu()
+    backend, opened, graph = loaded(built)
+    values = inputs(opened, graph, 1)[0]
+    np.testing.assert_array_equal(backend.run_precisely(*values), backend.run(*values))
+    backend.load(with_manifest(opened, precision={"denoiser": "float16"}), graph)
+    with pytest.raises(PrecisionError, match="lpnsr-export --precision fp32 --engine tensorrt-rtx"):
+        backend.run_precisely(*values)
+
+
+def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
+    gpu()
+    with pytest.raises(BackendError, match="leave out --precision"):
+        Upscaler.from_bundle(built, backend=NAME, precision="f32")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (simulated.Engine, trt.ICudaEngine),
+        (simulated.Context, trt.IExecutionContext),
+        (simulated.Gpu, core.Device),
+        (simulated.Stream, core.Stream),
+        (simulated.Event, core.Event),
+        (simulated.Buffer, core.Buffer),
+        (simulated.Builder, core.graph.GraphBuilder),
+        (simulated.Graph, core.graph.Graph),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_the_simulation_has_the_real_methods(ours, theirs):
+    """Names and numbers of arguments, as far as the real ones tell them."""
+    own = {"compute", "step", "idle", "wait", "put", "is_ready", "work", "replays"}
+    for name in vars(ours).keys() - own:
+        if not name.startswith("_"):
+            assert hasattr(theirs, name), name
+
+
+def test_the_builders_are_known_to_the_command_line():
+    assert set(engines.BUILDERS) < set(backends.NAMES)
