@@ -74,7 +74,6 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
     shutil.copytree(BUILTIN, target)
     (target / MANIFEST).write_text(manifest.to_json())
     code, out, err = run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU)
-    print(*out)
     assert (code, err) == (0, [])
     (engine,) = Bundle.open(target).manifest.engines
     assert re.fullmatch(

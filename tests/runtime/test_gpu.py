@@ -1,0 +1,140 @@
+"""What runs on an NVIDIA GPU, held against the CPU. `pytest -m gpu` runs these alone."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from lpnsr.kernels import Step, cuda
+from lpnsr.runtime import backends, bundle, engines
+from lpnsr.runtime.backends import BackendError, onnxruntime_cuda
+from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
+from lpnsr.runtime.backends.tensorrt import TensorRt
+from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.upscaler import Upscaler
+
+from .toy import photo, write_bundle
+
+pytestmark = pytest.mark.gpu
+
+SHAPE = (2, 3, 24, 40)
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    try:
+        return cuda.device()
+    except cuda.KernelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=engines.BUILDERS)
+def built(request, gpu, tmp_path_factory):
+    """A folder with the built-in model's smallest graph and its engine, and who built it."""
+    name = request.param
+    pytest.importorskip(name.replace("-", "_"), reason=f"the extra {name} is not installed")
+    from lpnsr.export import engine_cli, tensorrt
+
+    try:
+        wanted = tensorrt.order(name)
+    except BackendError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("built") / "model"
+    shutil.copytree(BUILTIN, folder)
+    opened = Bundle.open(folder)
+    smallest = min(opened.manifest.graphs, key=lambda graph: graph.tile)
+    manifest = dataclasses.replace(opened.manifest, graphs=(smallest,))
+    (folder / MANIFEST).write_text(manifest.to_json())
+    engine_cli.build(Bundle.open(folder), wanted)
+    return folder, name
+
+
+def inputs(opened, graph, count):
+    rng = np.random.default_rng(0)
+    lr, noise, _ = bundle.shapes(opened.manifest, graph).values()
+    return [
+        (
+            rng.uniform(-1, 1, lr).astype(np.float32),
+            rng.standard_normal(noise).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def expected(opened, graph, values):
+    reference, _ = backends.create("onnxruntime")
+    reference.load(opened, graph)
+    return [reference.run(*batch) for batch in values]
+
+
+def psnr(found, reference):
+    error = np.square(np.subtract(found, reference), dtype=np.float64).mean()
+    return 10 * np.log10(4 / max(error, 4e-20))
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_batches_do_not_mix(gpu, capture):
+    kernel = cuda.ResidualShift(gpu)
+
+    def enqueue(stream, addresses):
+        names = {"x": addresses["x"], "out": addresses["out"]}
+        kernel.launch(stream, Step(state=2, prediction=0), "float32", SHAPE, **names)
+
+    lanes = Lanes(gpu, {"x": SHAPE}, {"out": SHAPE}, enqueue, capture)
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal(SHAPE, np.float32) for _ in range(50)]
+    found = list(lanes.run((batch,) for batch in batches))
+    np.testing.assert_array_equal(found, 2 * np.array(batches))
+    abandoned = lanes.run((batch,) for batch in batches)
+    next(abandoned)
+    abandoned.close()
+    np.testing.assert_array_equal(next(lanes.run([(batches[3],)])), 2 * batches[3])
+
+
+def test_exhausted_memory_is_a_memory_error(gpu):
+    with pytest.raises(MemoryError), cuda_errors("too much"):
+        gpu.allocate(2**50, stream=gpu.create_stream())
+
+
+def test_an_engine_computes_what_its_graph_computes(built):
+    folder, name = built
+    opened = Bundle.open(folder)
+    (graph,) = opened.manifest.graphs
+    values = inputs(opened, graph, 5)
+    theirs = expected(opened, graph, values)
+    results = []
+    for captures in (True, False):
+        backend = TensorRt(name, captures)
+        backend.load(opened, graph)
+        results.append(list(backend.stream(iter(values))))
+        assert psnr(backend.run(*values[2]), results[-1][2]) >= 80
+    found = [psnr(*pair) for pair in zip(results[0], theirs, strict=True)]
+    print(name, "PSNR to ONNX Runtime:", [f"{value:.1f} dB" for value in found])
+    assert min(found) >= 60
+    assert psnr(*results) >= 80
+
+
+def test_a_picture_is_the_same_as_on_a_cpu(built):
+    folder, _ = built
+    picture = photo(150, 130)
+    model = Upscaler.from_bundle(folder)
+    assert model.backend.describe().startswith("TensorRT"), model.choice
+    reference = Upscaler.from_bundle(folder, backend="onnxruntime")
+    found, theirs = (each.upscale(picture, seed=3) for each in (model, reference))
+    assert np.abs(found.astype(int) - theirs.astype(int)).max() <= 2
+
+
+def test_onnx_runtime_computes_the_same_on_the_gpu(gpu, tmp_path):
+    if not onnxruntime_cuda.is_installed():
+        pytest.skip("the extra cuda is not installed")
+    for folder in (BUILTIN, write_bundle(tmp_path / "toy", tiles=[(32, 32)])):
+        opened = Bundle.open(folder)
+        for graph in opened.manifest.graphs[:2]:
+            values = inputs(opened, graph, 3)
+            backend, _ = backends.create("onnxruntime-cuda")
+            backend.load(opened, graph)
+            assert not backend.describe().endswith("without CUDA graph")
+            found = [backend.run(*batch) for batch in values]
+            pairs = zip(found, expected(opened, graph, values), strict=True)
+            assert min(psnr(*pair) for pair in pairs) >= 60
