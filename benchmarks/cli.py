@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "quick": "this machine with the built-in model, in two minutes",
+    "table": "a published runtime table, beside what this machine reaches in every engine",
+    "folder": "seconds per output megapixel of a folder of pictures, files included",
+    "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
     "noise": "what the noise predictor is worth in chains of one to four steps",
-    "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and their PSNR",
+    "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }
 """Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""
 

@@ -1,88 +1,185 @@
-"""How much of the model's own speed a folder of small pictures reaches, with decoding and encoding.
+"""A folder of pictures from file to file, in seconds per output megapixel.
 
-    python -m lpnsr.benchmarks.folder [--model BUNDLE] [--pictures 100] [--side 64] [--rounds 3]
-
-prints, per round, the seconds of the compute stage alone, of the whole run, their ratio, and the
-run's seconds per output megapixel.
+The authors' procedure pads each picture and cuts it into tiles that overlap by half; ours is what
+`lpnsr-run` does. Both read the files and write PNG. PSNR is to ours in eager PyTorch; the authors'
+procedure draws other noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import median
 from threading import Event
 
 import numpy as np
+import torch
 from PIL import Image
 
+from lpnsr.benchmarks import authors, machine, report
+from lpnsr.benchmarks.measure import build_chain
+from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
+from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import get_preset
 from lpnsr.runtime import backends, images
-from lpnsr.runtime.bundle import BUILTIN
+from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
 from lpnsr.runtime.formats import FORMATS
-from lpnsr.runtime.jobs import plan
+from lpnsr.runtime.jobs import Job, plan
 from lpnsr.runtime.pipeline import Pipeline
 from lpnsr.runtime.recipe import Recipe
 from lpnsr.runtime.upscaler import Upscaler
 
 
-def main() -> None:
-    """Run the benchmark as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=BUILTIN)
-    parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backend", choices=backends.NAMES, default="auto")
-    parser.add_argument("--precision", choices=backends.PRECISIONS, default="auto")
-    args = parser.parse_args()
-    upscaler = Upscaler.from_bundle(args.model, backend=args.backend, precision=args.precision)
-    megapixels = args.pictures * (upscaler.bundle.manifest.scale * args.side) ** 2 / 1e6
-    print(upscaler.choice)
+class Eager(backends.Backend):
+    """A backend of the runtime that runs the eager chain.
+
+    Args:
+        call: `Chain.forward`, or what stands in for it.
+        device: of the chain.
+    """
+
+    def __init__(self, call: object, device: torch.device) -> None:
+        self._call, self._device = call, device
+
+    def load(self, bundle: Bundle, graph: Graph) -> None:
+        """Nothing to do."""
+
+    @torch.no_grad()
+    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Upscale one batch."""
+        inputs = [torch.from_numpy(array).to(self._device) for array in (lr, noise)]
+        return self._call(*inputs).cpu().numpy()
+
+    run_precisely = run
+
+    def describe(self) -> str:
+        """Name and device."""
+        return f"PyTorch {torch.__version__} on {self._device} in f32"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lpnsr-bench folder`."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="pictures to upscale")
+    add("--model", type=Path, default=BUILTIN, metavar="BUNDLE", help="default: the built-in")
+    add("--weights", type=Path, help="checkpoints of the bundle's preset, for PyTorch")
+    add("--runs", type=int, default=3, help="timed rounds (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write all figures there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    bundle = Bundle.open(args.model)
+    chain, origin = build_chain(get_preset(bundle.manifest.preset), args.weights)
+    chain = chain.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "in"
-        _make(folder, args.pictures, args.side)
-        upscaler.upscale(images.read(folder / "0.png").pixels)  # loads and warms up
-        for number in range(args.rounds):
-            alone = _compute(upscaler, folder)
-            whole = _run(upscaler, folder, Path(name) / f"out{number}")
-            print(
-                f"compute alone {alone:.2f} s, run {whole:.2f} s: {alone / whole:.1%}, "
-                f"{whole / megapixels:.2f} s per output megapixel"
-            )
+        jobs = plan([args.folder], Path(name))
+        sizes = [images.probe(job.source).size for job in jobs]
+        methods = ways(chain, bundle, jobs)
+        about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
+        row = time_in_turns(Row(args.folder.name, 0), methods.runs, args.runs)
+    kept = {
+        "preset": bundle.manifest.preset,
+        "weights": origin,
+        "machine": about,
+        "sizes": sizes,
+        "scale": bundle.manifest.scale,
+        "row": asdict(row),
+        "missing": methods.missing,
+    }
+    print(json.dumps(about), file=sys.stderr)
+    print(describe(kept))
+    if args.json:
+        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
-def _make(folder: Path, count: int, side: int) -> None:
-    folder.mkdir()
-    y, x = np.mgrid[:side, :side]
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        waves = [np.sin(y / rng.uniform(2, 20)) * np.cos(x / rng.uniform(2, 20)) for _ in range(3)]
-        pixels = np.stack(waves, axis=-1) * 90 + rng.normal(128, 9, (side, side, 3))
-        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-        image.save(folder / f"{number}.png")
+def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
+    """The authors' procedure, ours in eager PyTorch with their calls and without, and engines."""
+    device = next(chain.parameters()).device
+    graphs = bundle.manifest.graphs
+
+    def ours(backend: backends.Backend) -> Run:
+        upscaler = Upscaler(bundle, backend, graphs)
+        return lambda: _pipeline(upscaler, jobs)
+
+    def engine(name: str, precision: str) -> Run:
+        call = ours(backends.create(name, None, precision, (), bundle, graphs)[0])
+        call()  # a backend that cannot load its graph says so here
+        return call
+
+    methods = Methods()
+    methods.add(EAGER, lambda: ours(Eager(chain, device)))
+    calls = Eager(lambda lr, noise: authors.sample(chain, lr, noise), device)
+    methods.add(EAGER + CALLS, lambda: ours(calls))
+    methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
+    for name in (name for name in backends.NAMES if name != "auto"):
+        for precision, computed in precisions(name, bundle):
+            methods.add(f"{label(name)} {computed}", partial(engine, name, precision))
+    return methods
 
 
-def _compute(upscaler: Upscaler, folder: Path) -> float:
-    """Seconds of the model for pictures that are in memory already."""
-    pictures = [images.read(path).pixels for path in sorted(folder.iterdir())]
-    start = time.perf_counter()
-    for pixels in pictures:
-        for _ in upscaler.bands(pixels):
-            pass
-    return time.perf_counter() - start
+def describe(kept: dict) -> str:
+    """Markdown of what `--json` keeps."""
+    row, scale = Row(**kept["row"]), kept["scale"]
+    megapixels = scale**2 * sum(height * width for height, width in kept["sizes"]) / 1e6
+    theirs = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
+    seen = sum(authors.processed(size) for size in kept["sizes"])
+    share = seen * scale**2 / 1e6 / megapixels
+    lines = [
+        [
+            name,
+            spread(values),
+            f"{median(values) / megapixels:.2f}",
+            f"{theirs / median(values):.2f}",
+            f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
+        ]
+        for name, values in row.seconds.items()
+    ]
+    machine = kept["machine"]
+    header = ["method", "median, spread", "s per output MP", "times as fast", "PSNR to eager"]
+    absent = [f"- {name}: {reason}" for name, reason in kept["missing"].items()]
+    parts = [
+        f"{len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels, `{kept['preset']}`, "
+        f"{kept['weights']}; {machine['processor']}, {machine['cores']} cores. The authors' "
+        f"procedure gives the networks {share:.2f} times the pictures' pixels.",
+        report.table(header, lines),
+        "Times as fast as the authors' procedure, as factors whose product is the total:",
+        report.causes_table([(kept["preset"], row.seconds)]),
+    ]
+    return "\n\n".join([*parts, *(["Not possible here:", "\n".join(absent)] if absent else [])])
 
 
-def _run(upscaler: Upscaler, folder: Path, output: Path) -> float:
-    """Seconds of the same pictures from file to file."""
+def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:
+    pictures = []
+    for job in jobs:
+        picture = authors.upscale(chain, _read(job.source))
+        Image.fromarray(picture).save(job.target)
+        pictures.append(picture)
+    return _signed(pictures)
+
+
+def _pipeline(upscaler: Upscaler, jobs: Sequence[Job]) -> np.ndarray:
     pipeline = Pipeline(
         upscaler, Recipe(), FORMATS["png"], 95, print, lambda job, done, total: None, Event()
     )
-    start = time.perf_counter()
-    failed = [outcome for outcome in pipeline.run(plan([folder], output)) if outcome.error]
-    assert not failed, failed
-    return time.perf_counter() - start
+    for outcome in pipeline.run(jobs):
+        if outcome.error:
+            raise RuntimeError(f"{outcome.job.source}: {outcome.error}")
+    return _signed([_read(job.target) for job in jobs])
 
 
-if __name__ == "__main__":
-    main()
+def _read(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _signed(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([picture.ravel() for picture in pictures]) / np.float32(127.5) - 1

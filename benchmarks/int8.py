@@ -18,14 +18,15 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
 
-from lpnsr.benchmarks import weights
-from lpnsr.benchmarks.stages import Row, stage_inputs, table, time_in_turns
+from lpnsr.benchmarks.measure import build_chain
+from lpnsr.benchmarks.report import table
+from lpnsr.benchmarks.stages import stage_inputs
+from lpnsr.benchmarks.timing import Row, spread, time_in_turns
 from lpnsr.export.engines import run_onnxruntime, run_openvino
 from lpnsr.export.trace import trace_stage
 from lpnsr.export.unroll import single
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.models.weights import find_weights, load_chain
 
 STAGES = ("pre_upsampler", "encoder", "decoder")
 
@@ -49,11 +50,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="timed runs (default: 5)")
     args = parser.parse_args()
     preset = get_preset(args.preset)
-    if args.weights or preset.weights:
-        chain = load_chain(preset, find_weights(preset, args.weights))
-    else:
-        chain = preset.build()
-        weights.fill(chain)
+    chain, _ = build_chain(preset, args.weights)
     inputs = calibration(chain, list(tiles(args.photos, args.tiles + 1)))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +63,17 @@ def main() -> None:
             held_out, *calibrating = [x.numpy() for _, x in inputs[stage]]
             quantize(file, small, calibrating)
             rows.append(measure(stage, inputs[stage][0], file, small, held_out, args.runs))
-    print(table(rows))
+    lines = [
+        [
+            row.name,
+            *(
+                f"{spread(seconds)}, {row.psnr[name]:.0f} dB"
+                for name, seconds in row.seconds.items()
+            ),
+        ]
+        for row in rows
+    ]
+    print(table(["stage", *rows[0].seconds], lines))
 
 
 def tiles(folder: Path, number: int, size: int = 64) -> Iterator[np.ndarray]:

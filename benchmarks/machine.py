@@ -6,47 +6,73 @@ import os
 import platform
 import re
 import resource
+import shutil
+import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import psutil
 import torch
 
-from lpnsr.export.engines import run_openvino
+from lpnsr.benchmarks.timing import seconds
+from lpnsr.export.engines import computes_bf16, run_openvino
 from lpnsr.export.graph import GraphBuilder, float_input
 
-PACKAGES = ("lpnsr", "torch", "onnxruntime", "openvino", "numpy")
+PACKAGES = (
+    "lpnsr",
+    "torch",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+)
 
 
 def environment() -> dict[str, object]:
-    """Processor, cores, operating system and versions."""
+    """Processor, cores, GPU, operating system and versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
     }
+
+
+def rates() -> dict[str, float]:
+    """Precision -> billions of multiply-accumulates per second in matrix products."""
+    names = ["f32", "bf16"] if computes_bf16() or torch.cuda.is_available() else ["f32"]
+    if torch.cuda.is_available():
+        names.append("f16")
+    return {name: round(matrix_rate(name) / 1e9) for name in names}
 
 
 def matrix_rate(precision: str, size: int = 2048, runs: int = 9) -> float:
     """Multiply-accumulates per second in square matrix products, the best of engines and runs.
 
     Args:
-        precision: "f32" or "bf16".
+        precision: "f32", "bf16" or, on a GPU, "f16".
         size: side of the matrices.
         runs: how many.
     """
+    if torch.cuda.is_available():
+        size *= 4
     a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-    x, y = (torch.from_numpy(matrix) for matrix in (a, b))
-    products = [lambda: x @ y, _compiled(a, b, precision)]
-    if precision == "bf16":
-        x, y = x.bfloat16(), y.bfloat16()
-    return size**3 / min(_seconds(product) for product in products for _ in range(runs))
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[precision]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = (torch.from_numpy(matrix).to(device, dtype) for matrix in (a, b))
+    products = [lambda: x @ y]
+    if device == "cpu" and _version("openvino"):
+        products.append(_compiled(a, b, precision))
+    return size**3 / min(seconds(product) for product in products for _ in range(runs))
 
 
 def _compiled(a: np.ndarray, b: np.ndarray, precision: str) -> Callable[[], object]:
@@ -61,12 +87,6 @@ def _compiled(a: np.ndarray, b: np.ndarray, precision: str) -> Callable[[], obje
     return lambda: run({"a": a})
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def peak_memory() -> int:
     """Most bytes that this process has held in memory at once."""
     try:
@@ -75,6 +95,15 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Unlike getrusage, this does not begin with what the parent process held.
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def device_memory() -> int | None:
+    """Bytes in use on the GPU, by whichever process; None without an NVIDIA GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True)
+    return int(done.stdout.split()[0]) << 20 if done.returncode == 0 else None
 
 
 def _processor() -> str:

@@ -1,8 +1,7 @@
-"""Each stage and the whole chain in PyTorch, ONNX Runtime and OpenVINO, on one tile.
+"""Each stage in PyTorch, ONNX Runtime and OpenVINO, on one tile.
 
-All engines get the same input and take turns, so that all of them meet the same moods of the
-machine. The graphs are those that `lpnsr-export` makes; the whole chain runs as `lpnsr-run` runs
-it.
+All engines get the same input and take turns. The graphs are those that `lpnsr-export` makes the
+chain of.
 """
 
 from __future__ import annotations
@@ -12,66 +11,33 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from lpnsr.benchmarks import machine, startup, weights
+from lpnsr.benchmarks import count, machine
+from lpnsr.benchmarks.measure import build_chain
+from lpnsr.benchmarks.methods import EAGER
+from lpnsr.benchmarks.report import table
+from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.export.engines import computes_bf16, run_onnxruntime, run_openvino
-from lpnsr.export.pack import pack
 from lpnsr.export.trace import stages_of, trace_stage
 from lpnsr.export.unroll import single
-from lpnsr.export.verify import psnr, random_input
+from lpnsr.export.verify import random_input
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
-from lpnsr.models.weights import find_weights, load_chain
-from lpnsr.runtime import backends
-from lpnsr.runtime.bundle import Bundle
 
-EAGER = "PyTorch f32"
 ENGINES = {
     "ONNX Runtime f32": ("onnxruntime", "f32"),
     "OpenVINO f32": ("openvino", "f32"),
     "OpenVINO bf16": ("openvino", "bf16"),
 }
-Run = Callable[[], np.ndarray]
-
-
-@dataclass
-class Row:
-    """One stage, or the whole chain.
-
-    Attributes:
-        name: the stage.
-        macs: multiply-accumulates of the eager network.
-        seconds: engine -> seconds of every timed run.
-        psnr: engine -> PSNR to eager float32 in dB, against a range of 2.
-    """
-
-    name: str
-    macs: int
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    psnr: dict[str, float] = field(default_factory=dict)
-
-    def cells(self) -> Iterator[str]:
-        """Cells of a Markdown table: median and spread, then times as fast as eager and PSNR."""
-        eager = statistics.median(self.seconds[EAGER])
-        yield self.name
-        yield f"{self.macs / 1e9:.1f}"
-        for engine, seconds in self.seconds.items():
-            median = statistics.median(seconds)
-            cell = f"{median:.3f} s ± {(max(seconds) - min(seconds)) / 2 / median:.0%}"
-            if engine != EAGER:
-                cell += f", {eager / median:.2f}x, {self.psnr[engine]:.0f} dB"
-            yield cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,71 +48,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tile", type=int, default=64, help="side of the tile in input pixels (default: 64)")
     add("--runs", type=int, default=5, help="timed runs of each engine (default: 5)")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
+    add("--plot", type=Path, metavar="FILE", help="draw stacked bars there, a .png")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     preset = get_preset(args.preset)
-    if args.weights or preset.weights:
-        chain = load_chain(preset, find_weights(preset, args.weights))
-        origin = "given weights" if args.weights else "its own weights"
-    else:
-        chain, origin = preset.build(), "deterministic weights, on which speed does not hang"
-        weights.fill(chain)
+    chain, origin = build_chain(preset, args.weights)
     engines = {
         name: engine for name, engine in ENGINES.items() if engine[1] == "f32" or computes_bf16()
     }
-    about = machine.environment() | {
-        "GMAC/s in matrix products": {
-            precision: round(machine.matrix_rate(precision) / 1e9) for precision in ("f32", "bf16")
-        }
-    }
+    about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
     shape = 1, (args.tile, args.tile)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure_stages(chain, preset, shape, engines, args.runs, Path(folder)))
-        print("exporting", file=sys.stderr)
-        bundle = pack(chain, preset, [shape], Path(folder) / "bundle")
-        starts = measure_starts(bundle, engines, Path(folder) / "cache")
-        rows.append(measure_chain(chain, preset, bundle, engines, args.runs))
     figures = {
         "preset": preset.name,
         "tile": args.tile,
         "weights": origin,
         "machine": about,
         "rows": [asdict(row) for row in rows],
-        "starts": starts,
-        "parity": bundle.manifest.graphs[0].parity,
     }
-    print(json.dumps(about), "\n\n" + report(figures), sep="")
+    print(json.dumps(about), file=sys.stderr)
+    print(report(figures))
     if len(engines) < len(ENGINES):
         print("OpenVINO bf16: left out, as the processor does not compute in it")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.plot:
+        from lpnsr.benchmarks import plots
+
+        plots.stages(figures, args.plot)
     return 0
 
 
 def report(figures: Mapping[str, object]) -> str:
     """Markdown of what `--json` keeps."""
-    rates = figures["machine"]["GMAC/s in matrix products"]
-    parity = figures["parity"].get("bf16")
-    lines = [
-        f"`{figures['preset']}`, {figures['weights']}; this machine reaches "
+    machine, tile = figures["machine"], figures["tile"]
+    rates = machine["GMAC/s in matrix products"]
+    rows = [Row(**row) for row in figures["rows"]]
+    calls = calls_of(get_preset(figures["preset"]))
+    header = ["stage", "calls", "GMAC", *rows[0].seconds]
+    lines = [[row.name, str(calls[row.name]), *_cells(row)] for row in rows]
+    return (
+        f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and half the "
+        f"spread of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
+        f"it. {machine['processor']}, {machine['cores']} cores; in matrix products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
-        + " in matrix products:",
-        "",
-        table([Row(**row) for row in figures["rows"]]),
-        "",
-        starts_table(figures["starts"]),
-    ]
-    if parity:
-        decoder = parity.get("decoder_psnr", parity["sr_psnr"])
-        what = "decoder on equal codes" if "decoder_psnr" in parity else "end to end"
-        lines += [
-            "",
-            f"In bf16, x_0 is within {parity['x0_relative_l2']:.1e} relative L2; {what}, "
-            f"{decoder:.1f} dB.",
-        ]
-    return "\n".join(lines)
+        + ".\n\n"
+        + table(header, lines)
+    )
+
+
+def _cells(row: Row) -> Iterator[str]:
+    eager = statistics.median(row.seconds[EAGER])
+    yield f"{row.macs / 1e9:.1f}"
+    for engine, seconds in row.seconds.items():
+        cell = spread(seconds)
+        if engine != EAGER:
+            cell += f", {eager / statistics.median(seconds):.2f}x, {row.psnr[engine]:.0f} dB"
+        yield cell
+
+
+def calls_of(preset: Preset) -> dict[str, int]:
+    """Stage -> how often the chain calls it."""
+    steps = preset.schedule.reverse_steps()
+    calls = dict.fromkeys(stages_of(preset), 1)
+    calls["denoiser"] = len(steps)
+    calls["encoder"] += "auxiliary" in calls
+    if "noise_predictor" in calls:
+        calls["noise_predictor"] = sum(step.noise > 0 and step.predicted for step in steps)
+    return calls
 
 
 def measure_stages(
@@ -166,7 +138,7 @@ def measure_stages(
         model = single(chain, preset, trace_stage(chain, preset, stage, *shape), stage)
         ir.save(model, file, external_data=f"{stage}.bin")
         call, x = inputs[stage]
-        row = Row(stage, _macs(call, x))
+        row = Row(stage, count.eager(lambda call=call, x=x: call(x)))
         everyone = {EAGER: lambda call=call, x=x: call(x).numpy()}
         for name, (engine, precision) in engines.items():
             everyone[name] = _stage_run(engine, precision, file, x.numpy())
@@ -203,80 +175,6 @@ def stage_inputs(
     return calls
 
 
-def measure_chain(
-    chain: Chain,
-    preset: Preset,
-    bundle: Bundle,
-    engines: Mapping[str, tuple[str, str]],
-    runs: int,
-) -> Row:
-    """Time the whole chain, in the runtime's backends."""
-    graph = bundle.manifest.graphs[0]
-    values = random_input(preset, graph.batch, graph.tile, seed=0)
-    lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
-    macs = _macs(lambda z: chain(z, noise), lr)
-    everyone = {EAGER: lambda: chain(lr, noise).numpy()}
-    for name, (engine, precision) in engines.items():
-        backend, _ = backends.create(engine, None, precision)
-        backend.load(bundle, graph)
-        everyone[name] = lambda backend=backend: backend.run(values["lr"], values["noise"])
-    return time_in_turns(Row("chain", macs), everyone, runs)
-
-
-def measure_starts(
-    bundle: Bundle, engines: Mapping[str, tuple[str, str]], cache: Path
-) -> dict[str, list[dict[str, float]]]:
-    """Engine -> first and second start of a process, up to the first picture."""
-    found = {}
-    for name, engine in engines.items():
-        own = cache / "_".join(engine)
-        found[name] = [startup.measure(bundle.path, *engine, own) for _ in range(2)]
-    return found
-
-
-@torch.no_grad()
-def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
-    """Fill a row; the first round warms up and compares the results."""
-    expected = None
-    for name, call in everyone.items():
-        result = call()
-        expected = result if expected is None else expected
-        row.psnr[name] = round(psnr(result, expected), 1)
-        row.seconds[name] = []
-    for _ in range(runs):
-        for name, call in everyone.items():
-            time.sleep(0.05)  # the engine before may keep its threads spinning for a moment
-            start = time.perf_counter()
-            call()
-            row.seconds[name].append(round(time.perf_counter() - start, 4))
-    return row
-
-
 def _stage_run(engine: str, precision: str, file: Path, x: np.ndarray) -> Run:
     graph = run_onnxruntime(file) if engine == "onnxruntime" else run_openvino(file, precision)
     return lambda: next(iter(graph({"x": x}).values()))
-
-
-def _macs(call: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    """Multiply-accumulates of a call."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(x)
-    return counter.get_total_flops() // 2
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown."""
-    engines = list(rows[0].seconds)
-    lines = [["stage", "GMAC", *engines], ["---"] * (len(engines) + 2)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [*lines, *map(Row.cells, rows)])
-
-
-def starts_table(starts: Mapping[str, list[dict[str, float]]]) -> str:
-    """Markdown."""
-    lines = ["| engine | first start | second start | peak memory |", "| --- | --- | --- | --- |"]
-    for engine, (first, second) in starts.items():
-        memory = max(first["memory"], second["memory"]) / 1e9
-        lines.append(
-            f"| {engine} | {first['seconds']:.1f} s | {second['seconds']:.1f} s | {memory:.2f} GB |"
-        )
-    return "\n".join(lines)

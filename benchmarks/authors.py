@@ -1,0 +1,126 @@
+"""The procedure of LPNSR's authors in eager PyTorch, which speed-ups are counted from.
+
+It differs from `lpnsr.models.chain` in what it computes in vain: the noise predictor is called at
+the last step too, and whole pictures are padded to powers of two and cut into tiles that overlap by
+half. The networks are ours. Source: the authors' `inference.py`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpnsr.models.chain import Chain, residual_shift
+from lpnsr.runtime import color
+
+PADDING, TILE, STRIDE = 64, 256, 128
+
+
+def autocast(device: str) -> AbstractContextManager:
+    """Half precision on a GPU, nothing elsewhere."""
+    return torch.autocast("cuda") if device == "cuda" else nullcontext()
+
+
+@torch.no_grad()
+def sample(chain: Chain, lr: Tensor, noise: Tensor) -> Tensor:
+    """Upscale like `Chain.forward`, with the calls that the authors make.
+
+    Args:
+        chain: the networks.
+        lr: (B, 3, h, w) in [-1, 1].
+        noise: (K, B, C, h, w); the last step, whose noise counts for nothing, is given draw 0.
+    """
+    with autocast(lr.device.type):
+        with torch.autocast("cuda", enabled=False):
+            picture = chain.pre_upsampler(lr)
+        y = chain.codec.encode(picture)
+        condition, weight = chain.guidance(lr, y)
+        draws = iter(noise)
+        x = y + chain.schedule.start_noise * weight * next(draws)
+        for step in chain.schedule.reverse_steps():
+            x0 = chain.predict_x0(step, x, condition)
+            eps = next(draws) if step.noise else noise[0]
+            z = weight * chain.predict_noise(step, x, x0, condition, eps)
+            x = residual_shift(step, x, x0, z, y)
+        return chain.codec.decode(x).clamp(-1, 1).float()
+
+
+def padded_side(side: int) -> int:
+    """The side that a picture's side is padded to, in pixels."""
+    return 1 << (-(-side // PADDING) * PADDING - 1).bit_length()
+
+
+def starts(side: int) -> list[int]:
+    """First pixels of the tiles along a padded side."""
+    if side <= TILE:
+        return [0]
+    return sorted({min(start, side - TILE) for start in range(0, side, STRIDE)})
+
+
+def processed(size: tuple[int, int]) -> int:
+    """Input pixels that the networks see of a picture of this (height, width)."""
+    height, width = map(padded_side, size)
+    if max(height, width) <= TILE:
+        return height * width
+    tiles = len(starts(height)) * len(starts(width))
+    return tiles * min(height, TILE) * min(width, TILE)
+
+
+def upscale(chain: Chain, picture: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Upscale a whole picture: pad, cut, upscale, blend, correct the colours.
+
+    Args:
+        chain: the networks.
+        picture: uint8 (H, W, 3), RGB.
+        seed: of the noise.
+
+    Returns:
+        uint8 (4H, 4W, 3).
+    """
+    height, width = picture.shape[:2]
+    padding = [(0, padded_side(side) - side) for side in (height, width)]
+    padded = np.pad(picture, [*padding, (0, 0)], mode="symmetric")
+    signed = padded.astype(np.float32) / 127.5 - 1
+    device = next(chain.parameters()).device
+    lr = torch.from_numpy(signed).permute(2, 0, 1)[None].to(device)
+    sr = _blended(chain, lr, torch.Generator().manual_seed(seed))
+    sr = color.correct(sr[0].permute(1, 2, 0).contiguous().float().cpu().numpy(), signed)
+    scale = sr.shape[0] // lr.shape[2]
+    pixels = np.rint((sr + 1) * 127.5).astype(np.uint8)
+    return pixels[: scale * height, : scale * width]
+
+
+def _blended(chain: Chain, lr: Tensor, generator: torch.Generator) -> Tensor:
+    """Tiles weighted with a Gaussian, summed in float64."""
+    total = weights = None
+    for top in starts(lr.shape[2]):
+        for left in starts(lr.shape[3]):
+            tile = lr[..., top : top + TILE, left : left + TILE]
+            sr = sample(chain, tile, _noise(chain, tile, generator)).double().cpu()
+            scale = sr.shape[2] // tile.shape[2]
+            if total is None:
+                shape = [scale * side for side in lr.shape[2:]]
+                total, weights = torch.zeros(*sr.shape[:2], *shape).double(), torch.zeros(shape)
+            region = (
+                slice(scale * top, scale * top + sr.shape[2]),
+                slice(scale * left, scale * left + sr.shape[3]),
+            )
+            weight = _gaussian(sr.shape[2])[:, None] * _gaussian(sr.shape[3])
+            total[(..., *region)] += weight * sr
+            weights[region] += weight
+    return total / weights
+
+
+def _gaussian(side: int) -> Tensor:
+    """OpenCV's kernel of this width, with the standard deviation that it takes by default."""
+    return torch.from_numpy(cv2.getGaussianKernel(side + 1 - side % 2, 0)[-side:, 0].copy())
+
+
+def _noise(chain: Chain, tile: Tensor, generator: torch.Generator) -> Tensor:
+    channels = chain.denoiser.config.out_channels
+    shape = chain.schedule.draws, len(tile), channels, *tile.shape[2:]
+    return torch.randn(shape, generator=generator).to(tile.device)

@@ -1,0 +1,196 @@
+"""One model of a workload: exported, and run in every way that this machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lpnsr.benchmarks import count, process, weights
+from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
+from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
+from lpnsr.benchmarks.workloads import Model, Workload
+from lpnsr.export.pack import pack
+from lpnsr.export.verify import random_input
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import Preset
+from lpnsr.models.weights import find_weights, load_chain
+from lpnsr.runtime.bundle import MANIFEST, Bundle
+
+
+@dataclass
+class Result:
+    """What one model of a workload took.
+
+    Attributes:
+        label: of the model.
+        weights: where they are from.
+        parameters: of all networks.
+        constants: numbers that the exported graph stores.
+        graph_macs: multiply-accumulates of the exported graph.
+        row: seconds and PSNR of each method.
+        build: method -> seconds to make it ready.
+        export: seconds of tracing, unrolling and verifying; None if the bundle was there.
+        starts: method -> seconds of a first and a second start up to the first picture, and the
+            peak of host and device memory in bytes.
+        missing: method -> why it is not there.
+        parity: precision -> what the export measured.
+    """
+
+    label: str
+    weights: str
+    parameters: int
+    constants: int
+    graph_macs: int
+    row: Row
+    build: dict[str, float]
+    export: float | None
+    starts: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Result:
+        """The result that `dataclasses.asdict` made `fields` of."""
+        return cls(**{**fields, "row": Row(**fields["row"])})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        runs: timed rounds, after one to warm up.
+        weights: folder with official checkpoints.
+        bundles: folder in which exported bundles are kept, and found again.
+        bundle: one that is there, whose first graph has the workload's shape.
+        starts: also measures starts in processes of their own.
+        compiles: also measures `torch.compile`, which takes minutes to compile.
+    """
+
+    runs: int = 5
+    weights: Path | None = None
+    bundles: Path | None = None
+    bundle: Path | None = None
+    starts: bool = True
+    compiles: bool = False
+
+
+def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
+    """The chain, and in words where its weights are from.
+
+    Raises:
+        CheckpointError: a file is missing or of another network.
+    """
+    if folder or preset.weights:
+        chain = load_chain(preset, find_weights(preset, folder))
+        return chain, "given weights" if folder else "its own weights"
+    chain = preset.build()
+    weights.fill(chain)
+    return chain, "deterministic weights, on which speed does not hang"
+
+
+def measure(model: Model, workload: Workload, options: Options) -> Result:
+    """Export, run in turns, then start anew in processes of their own.
+
+    Raises:
+        ParityError: the export does not agree with eager PyTorch.
+        CheckpointError: a checkpoint is missing or of another network.
+    """
+    preset = model.build()
+    chain, origin = build_chain(preset, options.weights)
+    shape = workload.batch, workload.size
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kept = options.bundles or folder
+        key = f"{model.key}_{shape[1][0]}x{shape[1][1]}_b{shape[0]}"
+        if options.bundle:  # a copy, as engines may be added
+            shutil.copytree(options.bundle, kept / key)
+        bundle, export = _exported(chain, preset, shape, kept / key)
+        traced = None
+        if workload.split:
+            with without_rewrites():
+                traced, _ = _exported(chain, preset, shape, kept / f"{key}_traced")
+        values = random_input(preset, *shape, seed=0)
+        methods = Methods()
+        with _cache(folder / "cache"):
+            methods.add_eager(chain, values["lr"], values["noise"], options.compiles)
+            methods.add_engines(bundle, values["lr"], values["noise"], traced)
+        _say(f"{model.label}: {options.runs} rounds of {', '.join(methods.runs)}")
+        lr, noise = (torch.from_numpy(values[part]) for part in ("lr", "noise"))
+        row = time_in_turns(Row(model.label, 0), methods.runs, options.runs)
+        graph_macs, constants = count.graph(bundle.graph_path(bundle.manifest.graphs[0]))
+        chain.cpu()
+        row.macs = count.eager(lambda: chain(lr, noise))
+        result = Result(
+            label=model.label,
+            weights=origin,
+            parameters=sum(parameter.numel() for parameter in chain.parameters()),
+            constants=constants,
+            graph_macs=graph_macs,
+            row=row,
+            build={name: methods.build[name] for name in row.seconds},
+            export=export,
+            missing=methods.missing,
+            parity=bundle.manifest.graphs[0].parity,
+        )
+        if options.starts:
+            engines = {
+                name: methods.engines[name] for name in row.seconds if name in methods.engines
+            }
+            del methods, traced
+            result.starts = _starts(chain, bundle, engines, workload, folder)
+    return result
+
+
+def _starts(
+    chain: Chain,
+    bundle: Bundle,
+    engines: dict[str, tuple[str, str]],
+    workload: Workload,
+    folder: Path,
+) -> dict[str, dict[str, float | None]]:
+    """First and second starts, one process at a time."""
+    file = folder / "chain.pt"
+    torch.save(chain, file)
+    del chain
+    tasks = {EAGER: (file, "torch", "f32")}
+    tasks |= {name: (bundle.path, *engine) for name, engine in engines.items()}
+    return {
+        name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
+    }
+
+
+def _exported(
+    chain: Chain, preset: Preset, shape: tuple[int, tuple[int, int]], target: Path
+) -> tuple[Bundle, float | None]:
+    """The bundle, and the seconds of its export if it was not there."""
+    if (target / MANIFEST).is_file():
+        return Bundle.open(target), None
+    _say(f"exporting {target.name}")
+    taken = seconds(lambda: pack(chain, preset, [shape], target))
+    return Bundle.open(target), round(taken, 1)
+
+
+@contextmanager
+def _cache(folder: Path) -> Iterator[None]:
+    """Engines find nothing compiled before, so that building is measured whole."""
+    names = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(folder)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,165 @@
+"""The ways to run a chain that compete with each other, and why some of them cannot here."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from lpnsr.benchmarks import authors
+from lpnsr.benchmarks.timing import Run
+from lpnsr.export import passes, tensorrt
+from lpnsr.models.chain import Chain
+from lpnsr.runtime import backends
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.engines import BUILDERS
+
+EAGER = "PyTorch f32"
+AUTHORS, CALLS, TRACED = ", authors' procedure", ", authors' calls", ", graph as traced"
+COMPILED = "PyTorch f32, torch.compile"
+ON_CPU = ("onnxruntime", "openvino")
+LABELS = {
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime-cuda": "ONNX Runtime CUDA",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT-RTX",
+}
+
+
+@dataclass
+class Methods:
+    """What can run a chain on this machine.
+
+    Attributes:
+        runs: method -> upscales the one input.
+        build: method -> seconds to make it ready: load, compile.
+        missing: method -> why it is not there.
+        engines: method -> backend and precision, where it is a backend of the runtime.
+    """
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    build: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    engines: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, name: str, make: Callable[[], Run]) -> None:
+        """Make a method ready, or note why it cannot be."""
+        start = time.perf_counter()
+        try:
+            self.runs[name] = make()
+        except (RuntimeError, MemoryError) as error:
+            self.missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+        else:
+            self.build[name] = round(time.perf_counter() - start, 1)
+
+    def add_eager(
+        self, chain: Chain, lr: np.ndarray, noise: np.ndarray, compiles: bool = True
+    ) -> None:
+        """PyTorch: as it is, in the authors' procedure and, if it `compiles`, `torch.compile`."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        chain = chain.to(device)
+        inputs = [torch.from_numpy(array).to(device) for array in (lr, noise)]
+
+        def run(call: Callable[..., torch.Tensor]) -> Run:
+            return lambda: call(*inputs).float().cpu().numpy()
+
+        def compiled() -> Run:
+            call = run(compile_networks(chain))
+            with torch.no_grad():
+                call()  # the first call compiles
+            return call
+
+        self.add(EAGER, lambda: run(chain))
+        half = EAGER
+        if device == "cuda":
+            half = "PyTorch f16 autocast"
+            self.add(half, lambda: run(torch.autocast("cuda")(chain.__call__)))
+        self.add(half + AUTHORS, lambda: run(lambda lr, noise: authors.sample(chain, lr, noise)))
+        if compiles:
+            self.add(COMPILED, compiled)
+        else:
+            self.missing[COMPILED] = "it compiles for minutes; add --compile"
+
+    def add_engines(
+        self, bundle: Bundle, lr: np.ndarray, noise: np.ndarray, traced: Bundle | None = None
+    ) -> None:
+        """Every backend of the runtime in every precision.
+
+        Args:
+            bundle: holds one graph.
+            lr: its input.
+            noise: its input.
+            traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
+        """
+
+        for engine in (name for name in backends.NAMES if name != "auto"):
+            for precision, computed in precisions(engine, bundle):
+                name = f"{label(engine)} {computed}"
+                self.engines[name] = engine, precision
+                self.add(name, partial(_loaded, bundle, engine, precision, lr, noise))
+            f32 = f"{label(engine)} f32"
+            if traced and f32 in self.runs:
+                make = partial(_loaded, traced, *self.engines[f32], lr, noise)
+                self.add(f32 + TRACED, make)
+
+
+def label(engine: str) -> str:
+    """What a backend is called in tables."""
+    return LABELS.get(engine, engine)
+
+
+def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
+    """What can be asked of a backend, and what it then computes in."""
+    if engine in ON_CPU:
+        return [(name, name) for name in backends.PRECISIONS if name != "auto"]
+    # On a GPU the graph says what is computed in.
+    single = set(bundle.manifest.precision.values()) == {"float32"}
+    return [("auto", "f32" if single else "mixed")]
+
+
+def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: np.ndarray) -> Run:
+    """A backend with the bundle's first graph, whose engine is built where it takes one.
+
+    Raises:
+        BackendError: the backend is not installed or cannot do it.
+    """
+    if engine in BUILDERS:
+        wanted, bundle = tensorrt.order(engine), Bundle.open(bundle.path)
+        file = bundle.manifest.graphs[0].file
+        bundle, _ = tensorrt.add_engine(bundle, file, wanted, lambda phase, done: None)
+    graph = bundle.manifest.graphs[0]
+    backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
+    backend.load(bundle, graph)
+    return lambda: backend.run(lr, noise)
+
+
+def compile_networks(chain: Chain) -> Chain:
+    """The chain with each network compiled by `torch.compile`; weights are shared."""
+    parts = {name: _compiled(module) for name, module in chain.named_children() if name != "codec"}
+    codec = copy.copy(chain.codec)
+    codec._modules = {name: _compiled(module) for name, module in codec._modules.items()}
+    return chain.replaced(codec=codec, **parts)
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    module = copy.copy(module)
+    module.compile()
+    return module
+
+
+@contextmanager
+def without_rewrites() -> Iterator[None]:
+    """Graphs are exported as they were traced meanwhile."""
+    rewrite, passes.rewrite = passes.rewrite, lambda model: None
+    try:
+        yield
+    finally:
+        passes.rewrite = rewrite

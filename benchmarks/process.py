@@ -1,0 +1,136 @@
+"""One engine in a process of its own: seconds from start to first picture, and peak memory.
+
+`python -m lpnsr.benchmarks.process TASK` prints them as JSON; `measure` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the process does.
+
+    Attributes:
+        model: a bundle's folder, or the file of an eager chain (see `torch.save`).
+        backend: of the runtime, or "torch" or "torch.compile".
+        precision: of the runtime's backend.
+        size: (height, width) of the picture.
+        runs: times that it is upscaled again, after the first.
+        cache: folder for what engines compile; empty at the first start.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    size: tuple[int, int]
+    cache: str
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the process found.
+
+    Attributes:
+        first: seconds until the first picture is upscaled, imports included.
+        seconds: of each run after that.
+        idle: bytes that the process held at most before it upscaled a picture.
+        memory: bytes that it held at most in the end.
+        device_memory: bytes of the GPU that it took; None without one.
+    """
+
+    first: float
+    seconds: list[float]
+    idle: int
+    memory: int
+    device_memory: int | None
+
+
+def measure(task: Task) -> Measured:
+    """Run a task in a fresh process.
+
+    Raises:
+        RuntimeError: the process fails.
+    """
+    command = [sys.executable, "-m", "lpnsr.benchmarks.process", json.dumps(asdict(task))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip() or "the process was killed").splitlines()[-1])
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def twice(model: Path, backend: str, precision: str, size: tuple[int, int], cache: Path) -> dict:
+    """A first and a second start, which finds what the first has compiled."""
+    task = Task(str(model), backend, precision, size, str(cache / f"{backend}-{precision}"))
+    starts = [measure(task) for _ in range(2)]
+    device = [start.device_memory for start in starts if start.device_memory is not None]
+    return {
+        "first": round(starts[0].first, 2),
+        "second": round(starts[1].first, 2),
+        "memory": max(start.memory for start in starts),
+        "device_memory": max(device, default=None),
+    }
+
+
+def main(task: Task) -> Measured:
+    """Do the task."""
+    os.environ["XDG_CACHE_HOME"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = task.cache
+    start = time.perf_counter()
+    from lpnsr.benchmarks import machine
+
+    before = machine.device_memory()
+    upscale = _eager(task) if task.backend.startswith("torch") else _engine(task)
+    idle = machine.peak_memory()
+    upscale()
+    first, seconds = time.perf_counter() - start, []
+    for _ in range(task.runs):
+        begin = time.perf_counter()
+        upscale()
+        seconds.append(round(time.perf_counter() - begin, 4))
+    after = machine.device_memory()
+    taken = None if before is None or after is None else after - before
+    return Measured(first, seconds, idle, machine.peak_memory(), taken)
+
+
+def _engine(task: Task) -> object:
+    import numpy as np
+
+    from lpnsr.runtime.upscaler import Upscaler
+
+    upscaler = Upscaler.from_bundle(task.model, backend=task.backend, precision=task.precision)
+    picture = np.random.default_rng(0).integers(0, 256, (*task.size, 3), np.uint8)
+    return lambda: upscaler.upscale(picture)
+
+
+def _eager(task: Task) -> object:
+    import torch
+
+    from lpnsr.benchmarks.methods import compile_networks
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chain = torch.load(task.model, weights_only=False, map_location=device)
+    lr = torch.rand(1, 3, *task.size, device=device)
+    shape = chain.schedule.draws, 1, chain.denoiser.config.out_channels, *task.size
+    noise = torch.randn(shape, device=device)
+    if task.backend == "torch.compile":
+        chain = compile_networks(chain)
+
+    @torch.no_grad()
+    def upscale() -> None:
+        chain(lr, noise).cpu()
+
+    return upscale
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    given["size"] = tuple(given["size"])
+    print(json.dumps(asdict(main(Task(**given)))))

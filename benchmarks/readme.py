@@ -1,0 +1,66 @@
+"""Shows the kept results: `python -m lpnsr.benchmarks.readme`, in the repository's root.
+
+Writes the tables between the markers of README.md, `benchmarks/results/*.md` with all details, and
+the plots, from `benchmarks/results/*.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lpnsr.benchmarks import folder, plots, report, scaling, stages
+
+RESULTS = Path("benchmarks/results")
+MARKED = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+"""What stands between two markers; the first names a file of `RESULTS`, without suffix."""
+
+Figures = Mapping[str, Any]
+
+
+def kinds(name: str) -> tuple[Callable[[Figures], str], Callable[[Figures], str], Callable | None]:
+    """What shows the results `name` in the README, in full, and as a plot."""
+    if name.startswith("stages_"):
+        return stages.report, stages.report, plots.stages
+    if name == "scaling":
+        return scaling.summary, scaling.describe, plots.scaling
+    if name == "folder":
+        return folder.describe, folder.describe, None
+    return partial(report.whole, main=True), report.whole, plots.speed_against_psnr
+
+
+def shown(name: str, root: Path, main: bool = False) -> str:
+    """Markdown of one file of results; with `main`, the part that the README has."""
+    kept = json.loads((root / RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    short, full, _ = kinds(name)
+    return (short if main else full)(kept)
+
+
+def rendered(readme: str, root: Path) -> str:
+    """The README with its tables made anew."""
+    return MARKED.sub(lambda m: f"{m[1]}{shown(m[2], root, main=True)}\n{m[3]}", readme)
+
+
+def details(name: str, root: Path) -> str:
+    """Content of the results' own page."""
+    plot = f"\n![{name}]({name}.png)\n" if kinds(name)[2] else ""
+    return f"# {name}\n\n{shown(name, root)}\n{plot}"
+
+
+def main(root: Path = Path()) -> None:
+    """Write everything."""
+    for file in sorted((root / RESULTS).glob("*.json")):
+        file.with_suffix(".md").write_text(details(file.stem, root), encoding="utf-8")
+        plot = kinds(file.stem)[2]
+        if plot:
+            plot(json.loads(file.read_text(encoding="utf-8")), file.with_suffix(".png"))
+    readme = root / "README.md"
+    readme.write_text(rendered(readme.read_text(encoding="utf-8"), root), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Markdown of results: what `--json` keeps, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from lpnsr.benchmarks.measure import Result
+from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, TRACED
+from lpnsr.benchmarks.timing import spread
+from lpnsr.benchmarks.workloads import Published, Workload
+
+CAUSES = (
+    "padding and tile overlap",
+    "unused call of the noise predictor",
+    "engine",
+    "graph rewriting",
+    "engine and graph rewriting",
+    "precision",
+    "total",
+)
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def speeds(workload: Workload, results: Sequence[Result], rates: Mapping[str, float]) -> str:
+    """A row for each model and method, and one for each model that only others have measured.
+
+    Args:
+        workload: what was measured.
+        results: of its models.
+        rates: precision -> measured GMAC/s in matrix products.
+    """
+    peaks = any(result.starts for result in results)
+    theirs = {row.label: row for row in workload.published}
+    header = [
+        "model",
+        "method",
+        "median, spread",
+        "times the authors'",
+        "PSNR to eager",
+        "of peak rate",
+    ]
+    if peaks:
+        header.append("peak memory")
+    if theirs:
+        header.append(f"*published: {workload.source}*")
+    lines = []
+    for result in results:
+        for name, cells in _methods(result, rates, peaks):
+            if theirs:
+                found = theirs.get(result.label) if AUTHORS in name else None
+                cells.append(_published(found))
+            lines.append([result.label, name, *cells])
+    ours = {result.label for result in results}
+    for label, row in theirs.items():
+        if label not in ours:
+            lines.append([label, *["-"] * (len(header) - 2), _published(row)])
+    return table(header, lines)
+
+
+def _methods(
+    result: Result, rates: Mapping[str, float], peaks: bool
+) -> Iterator[tuple[str, list[str]]]:
+    row = result.row
+    authors = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
+    for name, values in row.seconds.items():
+        macs = row.macs if name.startswith("PyTorch") else result.graph_macs
+        words = name.split(",")[0].split()
+        rate = next((rates[word] for word in words if word in rates), None)
+        # The authors' vain calls and a graph without its rewrites are not counted.
+        odd = AUTHORS in name or TRACED in name or rate is None
+        cells = [
+            spread(values),
+            f"{authors / median(values):.2f}",
+            f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
+            "-" if odd else f"{macs / median(values) / 1e9 / rate:.0%}",
+        ]
+        if peaks:
+            cells.append(_memory(result.starts.get(name)))
+        yield name, cells
+
+
+def _published(row: Published | None) -> str:
+    if row is None:
+        return ""
+    parts = [f"{row.seconds:g} s"]
+    parts += [f"{row.gigabytes:g} GB"] if row.gigabytes else []
+    return ", ".join(parts + ([row.parameters] if row.parameters else []))
+
+
+def _memory(start: Mapping[str, float | None] | None) -> str:
+    if start is None:
+        return "-"
+    host = f"{start['memory'] / 1e9:.2f} GB"
+    device = start["device_memory"]
+    return host if device is None else f"{host}, GPU {device / 1e9:.2f} GB"
+
+
+def starts(results: Sequence[Result]) -> str:
+    """Cold start and build time, in rows of their own."""
+    header = ["model", "method", "start to first picture", "second start", "build", "peak memory"]
+    lines = []
+    for result in results:
+        for name, build in result.build.items():
+            start = result.starts.get(name)
+            seconds = [f"{start[which]:.1f} s" if start else "-" for which in ("first", "second")]
+            if start or build:
+                lines.append([result.label, name, *seconds, f"{build:.1f} s", _memory(start)])
+    return table(header, lines)
+
+
+def costs(results: Sequence[Result]) -> str:
+    """What the models are, and what the graphs have made of them."""
+    header = [
+        "model",
+        "parameters",
+        "GMAC, eager",
+        "GMAC, graph",
+        "constants of the graph",
+        "export",
+    ]
+    lines = [
+        [
+            result.label,
+            f"{result.parameters / 1e6:.1f} M",
+            f"{result.row.macs / 1e9:.1f}",
+            f"{result.graph_macs / 1e9:.1f}",
+            f"{result.constants / 1e6:.1f} M",
+            "-" if result.export is None else f"{result.export:.0f} s",
+        ]
+        for result in results
+    ]
+    return table(header, lines)
+
+
+def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """What a speed-up over the authors' procedure consists of.
+
+    Between the authors' procedure and a method lie others that differ in one thing each; the
+    factors are ratios of neighbouring medians, and their product is the total.
+
+    Args:
+        row: method -> seconds.
+
+    Returns:
+        method -> cause -> factor; at last the total.
+    """
+    medians = {name: median(values) for name, values in row.items()}
+    authors = next(name for name in medians if AUTHORS in name)
+    found = {}
+    for name in medians:
+        if any(part in name for part in (AUTHORS, CALLS, TRACED)):
+            continue
+        factors, before = {}, authors
+        for cause, after in _path(name, authors.removesuffix(AUTHORS), medians):
+            factors[cause] = medians[before] / medians[after]
+            before = after
+        found[name] = {**factors, "total": medians[authors] / medians[name]}
+    return found
+
+
+def _path(name: str, ours: str, there: Collection[str]) -> list[tuple[str, str]]:
+    """Cause and method after it, from the authors' procedure to the method `name`."""
+    f32 = f"{name.rsplit(' ', 1)[0]} f32"
+    path = [("unused call of the noise predictor", ours)]
+    if ours + CALLS in there:
+        path.insert(0, ("padding and tile overlap", ours + CALLS))
+    if name.startswith("PyTorch") or f32 not in there:
+        return [*path, ("engine", name)]
+    if f32 + TRACED in there:
+        path += [("engine", f32 + TRACED), ("graph rewriting", f32)]
+    else:
+        path.append(("engine and graph rewriting", f32))
+    return [*path, ("precision", name)]
+
+
+def causes_table(rows: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:
+    """The factors of every method of models (label, seconds)."""
+    found = [(label, name, f) for label, row in rows for name, f in causes(row).items()]
+    names = [n for n in CAUSES if any(n in factors for _, _, factors in found)]
+    lines = [
+        [label, name, *(f"{factors[n]:.2f}" if n in factors else "-" for n in names)]
+        for label, name, factors in found
+    ]
+    return table(["model", "method", *names], lines)
+
+
+def missing(results: Sequence[Result]) -> str:
+    """What is not there, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        for name, reason in result.missing.items():
+            names = reasons.setdefault(reason, [])
+            names += [name] if name not in names else []
+    return "\n".join(f"- {', '.join(names)}: {reason}" for reason, names in reasons.items())
+
+
+def whole(kept: Mapping[str, Any], main: bool = False) -> str:
+    """Everything about one workload, or its `main` table alone.
+
+    Args:
+        kept: what `lpnsr-bench table` writes to `--json`.
+        main: leaves out the tables of starts, costs and parts of the speed-up.
+    """
+    workload = Workload.from_json(kept["workload"])
+    results = [Result.from_json(fields) for fields in kept["results"]]
+    machine, rates = kept["machine"], kept["machine"]["GMAC/s in matrix products"]
+    origins = " and ".join(dict.fromkeys(result.weights for result in results))
+    runs = len(results[0].row.seconds[EAGER])
+    height, width = workload.size
+    parts = [
+        f"`{workload.name}`: {workload.what}; batch {workload.batch} of {height}x{width}, "
+        f"{runs} rounds in turns, {origins}. {machine['processor']}, {machine['cores']} cores"
+        + (f", {machine['GPU']}" if machine["GPU"] else "")
+        + "; in matrix products it reaches "
+        + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
+        + f".{_changed(workload)}",
+        speeds(workload, results, rates),
+    ]
+    if not main:
+        parts += [
+            "Times as fast as the authors' procedure, as factors whose product is the total:",
+            causes_table([(result.label, result.row.seconds) for result in results]),
+            costs(results),
+        ]
+        if any(result.starts for result in results):
+            parts.append(starts(results))
+    absent = missing(results)
+    if absent and not main:
+        parts += ["Not possible here:", absent]
+    return "\n\n".join(parts)
+
+
+def _changed(workload: Workload) -> str:
+    """A warning where batch or size is not the published one."""
+    told = []
+    if workload.published_batch:
+        told.append(f"batch {workload.published_batch}")
+    if workload.published_size:
+        told.append("{}x{}".format(*workload.published_size))
+    if not told:
+        return ""
+    return f" **Not comparable with the published figures, which are for {' of '.join(told)}.**"

@@ -1,0 +1,75 @@
+"""Engines that take turns, so that all of them meet the same moods of the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lpnsr.export.verify import psnr
+
+Run = Callable[[], np.ndarray]
+
+_PAUSE = 0.05
+"""Seconds between engines: the one before may keep its threads spinning for a moment."""
+
+
+@dataclass
+class Row:
+    """One stage, or a whole chain.
+
+    Attributes:
+        name: of the stage or the model.
+        macs: multiply-accumulates of the eager network.
+        seconds: engine -> seconds of every timed run.
+        psnr: engine -> PSNR to the first engine in dB, against a range of 2.
+    """
+
+    name: str
+    macs: int
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    psnr: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
+    """Fill a row; the first round warms up and compares the results with the first engine's.
+
+    Every second round goes backwards, so that no engine always has the same one before it.
+    """
+    expected = None
+    for name, call in everyone.items():
+        result = call()
+        expected = result if expected is None else expected
+        row.psnr[name] = round(psnr(result, expected), 1)
+        row.seconds[name] = []
+    for number in range(runs):
+        for name in list(everyone)[:: -1 if number % 2 else 1]:
+            time.sleep(_PAUSE)
+            row.seconds[name].append(round(seconds(everyone[name]), 4))
+    return row
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Seconds of a call; on a machine with a GPU, by the device's own clock."""
+    if not torch.cuda.is_available():
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and half of the range as a share of it."""
+    median = statistics.median(values)
+    return f"{median:.3f} s ± {(max(values) - min(values)) / 2 / median:.0%}"

@@ -1,0 +1,183 @@
+"""What is measured, as data: models, batch and picture size, and what others have published.
+
+Published figures were measured by their authors, on their hardware; they stand beside ours and are
+never computed with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lpnsr.models.presets import Preset, get_preset
+from lpnsr.models.variants import vary
+
+
+@dataclass(frozen=True)
+class Model:
+    """A preset, or one of its variants (see `lpnsr.models.variants.vary`).
+
+    Attributes:
+        label: its name in tables, as the published table has it.
+        preset: name of the preset.
+        steps: length of the chain; None for the whole.
+        start: "bicubic" or "swinir"; None for the preset's own.
+    """
+
+    label: str
+    preset: str
+    steps: int | None = None
+    start: str | None = None
+
+    def build(self) -> Preset:
+        """The preset, varied.
+
+        Raises:
+            PresetError: there is no such preset or variant.
+        """
+        return vary(get_preset(self.preset), self.steps, start=self.start)
+
+    @property
+    def key(self) -> str:
+        """Tells models apart in names of folders."""
+        steps = [f"t{self.steps}"] if self.steps else []
+        return "-".join([self.preset, *steps, *([self.start] if self.start else [])])
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table.
+
+    Attributes:
+        label: the method; equal to a `Model`'s where it is the same.
+        seconds: for the workload.
+        gigabytes: peak memory, where stated.
+        parameters: as stated.
+    """
+
+    label: str
+    seconds: float
+    gigabytes: float | None = None
+    parameters: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What `lpnsr-bench table NAME` measures.
+
+    Attributes:
+        name: of the workload.
+        what: in words.
+        models: to measure.
+        batch: pictures at once.
+        size: (height, width) of a picture.
+        published: what others have measured.
+        source: of the published figures, and the hardware that they were measured on.
+        split: also runs the graphs as they were traced, without the rewrites, which shows what
+            these are worth.
+        published_batch, published_size: as in the table, where batch and size were changed.
+    """
+
+    name: str
+    what: str
+    models: tuple[Model, ...]
+    batch: int = 1
+    size: tuple[int, int] = (64, 64)
+    published: tuple[Published, ...] = ()
+    source: str = ""
+    split: bool = False
+    published_batch: int | None = None
+    published_size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Workload:
+        """The workload that `dataclasses.asdict` made `fields` of."""
+        models = tuple(Model(**model) for model in fields["models"])
+        published = tuple(Published(**row) for row in fields["published"])
+        return cls(**{**fields, "models": models, "published": published})
+
+    def resized(self, batch: int | None, size: tuple[int, int] | None) -> Workload:
+        """The same with another batch or picture size, which then is no longer the published."""
+        return replace(
+            self,
+            batch=batch or self.batch,
+            size=size or self.size,
+            published_batch=self.batch if batch not in (None, self.batch) else None,
+            published_size=self.size if size not in (None, self.size) else None,
+        )
+
+
+BUILTIN = Model("built-in", "lpnsr-tiny")
+LPNSR = Model("LPNSR-4", "lpnsr")
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("quick", "one tile with the built-in model", (BUILTIN,), split=True),
+        Workload("tile", "one tile with the full-size model", (LPNSR,), split=True),
+        Workload(
+            "lpnsr-table1",
+            "one tile, chains of one to four steps",
+            (
+                Model("ResShift-4", "resshift"),
+                Model("LPNSR-4, bicubic start", "lpnsr", start="bicubic"),
+                LPNSR,
+                Model("LPNSR-3", "lpnsr", steps=3),
+                Model("LPNSR-2", "lpnsr", steps=2),
+                Model("LPNSR-1", "lpnsr", steps=1),
+            ),
+            published=(Published("ResShift-4", 0.81), Published("LPNSR-4, bicubic start", 1.09)),
+            source="LPNSR, table 1, hardware as the paper states it",
+        ),
+        Workload(
+            "upsr-table2",
+            "a batch of 32 tiles",
+            (
+                Model("ResShift-15", "resshift-15"),
+                Model("ResShift-4", "resshift"),
+                Model("UPSR-5", "upsr"),
+            ),
+            batch=32,
+            published=(
+                Published("LDM-15", 1.59, parameters="113.6+55.3 M"),
+                Published("ResShift-15", 1.98, parameters="118.6+55.3 M"),
+                Published("ResShift-4", 1.00, parameters="118.6+55.3 M"),
+                Published("UPSR-5", 1.12, parameters="119.4+2.5 M"),
+            ),
+            source="UPSR, table 2, one RTX 4090",
+        ),
+        Workload(
+            "dmsr-table2",
+            "one picture, 128x128 to 512x512",
+            (Model("SinSR-1", "sinsr"),),
+            size=(128, 128),
+            published=(
+                Published("RealESRGAN", 0.065),
+                Published("StableSR-50", 3.460),
+                Published("SinSR-1", 0.140),
+                Published("OSEDiff-1", 0.177),
+                Published("InvSR-1", 0.117),
+                Published("DM-SR-1", 0.092),
+            ),
+            source="DM-SR, table 2, one A100",
+        ),
+        Workload(
+            "upsr-table6",
+            "one RealSR picture, 128x128 to 512x512, with peak memory",
+            (
+                Model("UPSR-5", "upsr"),
+                Model("SinSR-1", "sinsr"),
+                Model("UPSR-light-4", "upsr-light"),
+            ),
+            size=(128, 128),
+            published=(
+                Published("StableSR-200", 33.0, 8.51),
+                Published("AddSR-1", 0.659, 8.47),
+                Published("OSEDiff-1", 0.310, 5.85),
+                Published("UPSR-5", 0.212, 2.83),
+                Published("SinSR-1", 0.141, 4.03),
+                Published("UPSR-light-4", 0.148, 2.48),
+            ),
+            source="UPSR, table 6, hardware as the paper states it",
+        ),
+    )
+}

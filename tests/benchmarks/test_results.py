@@ -1,0 +1,41 @@
+"""The README, the pages of the results and the plots show the figures that are kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lpnsr.benchmarks import plots, readme, scaling
+
+ROOT = Path(__file__).parents[2]
+KEPT = sorted((ROOT / readme.RESULTS).glob("*.json"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HINT = "run: python -m lpnsr.benchmarks.readme"
+
+
+def test_the_readme_shows_the_kept_figures():
+    assert len(readme.MARKED.findall(README)) >= 2
+    assert readme.rendered(README, ROOT) == README, HINT
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
+def test_pages_and_plots_show_the_kept_figures(file):
+    assert file.with_suffix(".md").read_text() == readme.details(file.stem, ROOT), HINT
+    if readme.kinds(file.stem)[2]:
+        with Image.open(file.with_suffix(".png")) as image:
+            assert image.text[plots.DIGEST] == plots.digest(json.loads(file.read_text())), HINT
+
+
+def test_a_changed_figure_is_noticed(tmp_path):
+    (tmp_path / readme.RESULTS).mkdir(parents=True)
+    for file in KEPT:
+        text = file.read_text().replace('"cores": 2', '"cores": 3')
+        (tmp_path / readme.RESULTS / file.name).write_text(text)
+    assert readme.rendered(README, tmp_path) != README
+
+
+def test_time_is_linear_in_area():
+    kept = json.loads((ROOT / readme.RESULTS / "scaling.json").read_text())
+    assert [each["side"] for each in kept["sizes"]] == list(scaling.SIDES)
+    assert abs(scaling.exponents(kept)["time"] - 1) <= 0.05

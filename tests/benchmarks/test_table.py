@@ -1,0 +1,139 @@
+"""`lpnsr-bench table` and `quick`."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lpnsr.benchmarks import cli, machine, methods, plots, process, report, workloads
+from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, TRACED
+from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
+from lpnsr.export.engines import computes_bf16
+from lpnsr.runtime.bundle import BUILTIN
+
+MODEL = Model("micro-2", "micro")
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Without what takes long: `torch.compile` and large matrix products."""
+
+    def fail(chain):
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(methods, "compile_networks", fail)
+    monkeypatch.setattr(machine, "rates", lambda: {"f32": 100, "bf16": 200})
+
+
+def rows(text, first):
+    """Rows of the table whose first column has this title: (model, method) -> the rest."""
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith(f"| {first} ")]
+    return [
+        {(cells[0], cells[1]): cells[2:] for cells in (line[2:-2].split(" | ") for line in table)}
+        for table in tables
+    ]
+
+
+def test_quick_has_every_method_and_every_cause(micro, quickly, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(process, "twice", lambda *task: START)
+    models = (replace(MODEL, label="built-in"),)
+    monkeypatch.setitem(
+        WORKLOADS, "quick", replace(WORKLOADS["quick"], models=models, size=(16, 16))
+    )
+    monkeypatch.setattr("lpnsr.benchmarks.quick.BUILTIN", tmp_path / "bundle")
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "markdown", "plot")}
+    files["plot"] = tmp_path / "out.png"
+    options = [word for name, file in files.items() for word in (f"--{name}", str(file))]
+    assert cli.main(["quick", "--runs", "2", "--compile", *options]) == 0
+    printed = capsys.readouterr().out
+    kept = json.loads(files["json"].read_text())
+    assert printed == report.whole(kept) + "\n" == files["markdown"].read_text()
+    with Image.open(files["plot"]) as image:
+        assert image.text[plots.DIGEST] == plots.digest(kept)
+
+    (result,) = kept["results"]
+    expected = {EAGER, EAGER + AUTHORS}
+    expected |= {f"{engine} f32{what}" for engine in ENGINES for what in ("", TRACED)}
+    expected |= {"OpenVINO bf16"} if computes_bf16() else set()
+    assert expected <= set(result["row"]["seconds"])
+    assert result["missing"][COMPILED] == "no compiler"
+    assert "does not compute in bf16" in result["missing"]["ONNX Runtime bf16"]
+    assert f"- {COMPILED}: no compiler\n" in printed
+    psnr = result["row"]["psnr"]
+    assert min(value for name, value in psnr.items() if " f32" in name) > 80
+    assert result["parameters"] == sum(p.numel() for p in micro.chain.parameters())
+    assert result["graph_macs"] < result["row"]["macs"]
+
+    causes = report.causes(result["row"]["seconds"])
+    assert set(causes) == {name for name in psnr if AUTHORS not in name and TRACED not in name}
+    for factors in causes.values():
+        product = 1.0
+        for cause in factors.keys() - {"total"}:
+            product *= factors[cause]
+        assert product == pytest.approx(factors["total"])
+    assert {"engine", "graph rewriting", "precision"} <= causes["OpenVINO f32"].keys()
+
+
+ENGINES = ("ONNX Runtime", "OpenVINO")
+START = {"first": 2.0, "second": 1.0, "memory": 5 * 10**8, "device_memory": None}
+
+
+def test_published_figures_stand_in_a_column_of_their_own(
+    micro, quickly, monkeypatch, tmp_path, capsys
+):
+    workload = Workload(
+        "upsr-table2",
+        "words",
+        (MODEL, Model("micro-1", "micro", steps=1, start="bicubic")),
+        batch=3,
+        size=(32, 32),
+        published=(Published("micro-1", 0.5, 1.25), Published("LDM-15", 1.59, parameters="2+3 M")),
+        source="paper, one GPU",
+    )
+    monkeypatch.setitem(workloads.WORKLOADS, workload.name, workload)
+    bundles = tmp_path / "bundles"
+    options = ["--batch", "1", "--size", "16", "--runs", "1", "--no-starts"]
+    options += ["--bundles", str(bundles)]
+    assert cli.main(["table", workload.name, *options]) == 0
+    printed = capsys.readouterr().out
+    assert {folder.name for folder in bundles.iterdir()} == {
+        "micro_16x16_b1",
+        "micro-t1-bicubic_16x16_b1",
+    }
+    assert "published figures, which are for batch 3 of 32x32" in printed
+    assert "deterministic weights" in printed
+    assert f"- {COMPILED}: it compiles for minutes" in printed
+    speeds = rows(printed, "model")[0]
+    assert speeds["model", "method"][-1] == "*published: paper, one GPU*"
+    assert speeds["micro-1", EAGER + AUTHORS][-1] == "0.5 s, 1.25 GB"
+    assert speeds["LDM-15", "-"] == ["-"] * 5 + ["1.59 s, 2+3 M"]
+    assert speeds["micro-2", EAGER + AUTHORS][-1] == ""
+    # A second run finds the bundles.
+    assert cli.main(["table", workload.name, *options]) == 0
+    assert "exporting" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
+def test_workloads_name_models_that_there_are(workload):
+    for model in workload.models:
+        preset = model.build()
+        assert all(side % preset.multiple == 0 for side in workload.size)
+    keys = [model.key for model in workload.models]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_process_of_its_own(micro, tmp_path):
+    file = tmp_path / "chain.pt"
+    torch.save(micro.chain, file)
+    eager = process.measure(
+        process.Task(str(file), "torch", "f32", (16, 16), str(tmp_path), runs=1)
+    )
+    assert len(eager.seconds) == 1
+    assert eager.memory >= eager.idle > 10**8
+    engine = process.twice(BUILTIN, "onnxruntime", "f32", (64, 64), tmp_path)
+    assert engine["first"] > 0.1
+    assert engine["memory"] > 5e7
+    with pytest.raises(RuntimeError, match="no_such_bundle"):
+        process.measure(process.Task("no_such_bundle", "openvino", "f32", (8, 8), str(tmp_path)))
