@@ -99,7 +99,6 @@ class Methods:
             noise: its input.
             traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
         """
-
         for engine in (name for name in backends.NAMES if name != "auto"):
             for precision, computed in precisions(engine, bundle):
                 name = f"{label(engine)} {computed}"
