@@ -2,8 +2,8 @@
 
 Pictures of every size run in a process of their own, through `lpnsr-run`'s tiles. The fitted
 exponent is the slope of the least-squares line through logarithms: 1 is linear in area. Memory is
-what a picture adds to the peak before it; it is fitted from the size on at which it counts. Batches
-are fed to graphs exported for them.
+what a picture adds to the peak of its corner, one tile; it is fitted from the size on at which it
+counts. Batches are fed to graphs exported for them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTED = 2**25
 """Bytes that a picture adds from which on memory is fitted: less is lost in what is there."""
 
 TIMED = 10.0
-"""Seconds of a picture beyond which one run after the first must do."""
+"""Seconds of a picture beyond which one run must do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
