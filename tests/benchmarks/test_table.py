@@ -42,7 +42,7 @@ def test_quick_has_every_method_and_every_cause(micro, quickly, monkeypatch, tmp
     monkeypatch.setitem(
         WORKLOADS, "quick", replace(WORKLOADS["quick"], models=models, size=(16, 16))
     )
-    monkeypatch.setattr("lpnsr.benchmarks.quick.BUILTIN", tmp_path / "bundle")
+    monkeypatch.setattr("lpnsr.benchmarks.quick.BUILTIN", None)
     files = {name: tmp_path / f"out.{name}" for name in ("json", "markdown", "plot")}
     files["plot"] = tmp_path / "out.png"
     options = [word for name, file in files.items() for word in (f"--{name}", str(file))]
