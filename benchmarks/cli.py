@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "quick": "this machine with the built-in model, in two minutes",
+    "quick": "this machine with the built-in model, in every engine",
     "table": "a published runtime table, beside what this machine reaches in every engine",
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "scaling": "time and memory against picture size and batch, with fitted exponents",

@@ -1,4 +1,4 @@
-"""How fast this machine is with the built-in model, in two minutes on two cores."""
+"""How fast this machine is with the built-in model, which comes with the package."""
 
 from __future__ import annotations
 

@@ -66,16 +66,22 @@ def run(args: argparse.Namespace) -> int:
             kept["sizes"].append(_size(side, process.measure(task)))
             # The next picture takes about four times as long.
             runs = runs if 4 * median(kept["sizes"][-1]["seconds"]) < TIMED else 1
+            _write(args.json, kept)
         if args.batches:
             kept["batches"] = _batches(args.batches, engine, args.runs, Path(cache) / "bundle")
+    _write(args.json, kept)
     print(describe(kept))
-    if args.json:
-        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if args.plot:
         from lpnsr.benchmarks import plots
 
         plots.scaling(kept, args.plot)
     return 0
+
+
+def _write(file: Path | None, kept: dict) -> None:
+    """Keep what there is, also if the rest is interrupted."""
+    if file:
+        file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _size(side: int, found: process.Measured) -> dict:

@@ -53,14 +53,13 @@ def measure_all(workload: Workload, options: Options, args: argparse.Namespace) 
     """Measure the models of a workload one after the other; print and write."""
     about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
     print(json.dumps(about), file=sys.stderr)
-    results = []
+    kept = {"workload": asdict(workload), "machine": about, "results": []}
     for model in workload.models:
-        results.append(asdict(measure(model, workload, options)))
-    kept = {"workload": asdict(workload), "machine": about, "results": results}
+        kept["results"].append(asdict(measure(model, workload, options)))
+        if args.json:  # what there is stays, also if the rest is interrupted
+            args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     text = report.whole(kept)
     print(text)
-    if args.json:
-        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(text + "\n", encoding="utf-8")
     if args.plot:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lpnsr.benchmarks import plots, readme, scaling
+from lpnsr.benchmarks import plots, readme
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted((ROOT / readme.RESULTS).glob("*.json"))
@@ -33,9 +33,3 @@ def test_a_changed_figure_is_noticed(tmp_path):
         text = file.read_text().replace('"cores": 2', '"cores": 3')
         (tmp_path / readme.RESULTS / file.name).write_text(text)
     assert readme.rendered(README, tmp_path) != README
-
-
-def test_time_is_linear_in_area():
-    kept = json.loads((ROOT / readme.RESULTS / "scaling.json").read_text())
-    assert [each["side"] for each in kept["sizes"]] == list(scaling.SIDES)
-    assert abs(scaling.exponents(kept)["time"] - 1) <= 0.05
