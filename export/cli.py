@@ -14,7 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lpnsr.export import engine_cli
-from lpnsr.models.roles import NOISE_KINDS, ROLES, STARTS
+from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
+from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
     from lpnsr.export.engines import EngineMissingError
+    from lpnsr.export.ranges import RangeError
     from lpnsr.export.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
     from lpnsr.models.presets import PresetError
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ParityError,
         PresetError,
         MemoryError,
+        RangeError,
         OSError,
     ) as error:
         if args.debug:
@@ -117,6 +120,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tiles a graph takes at once; several make a graph each (default: 1)",
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what the networks compute in: float32; float16 or bfloat16 with norms, softmax and "
+        "the state in float32; mixed takes float16 where its range suffices, else bfloat16 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--topology",
+        choices=TOPOLOGIES,
+        default="unrolled",
+        help="one graph of the whole chain, or one for each network, between which the runtime "
+        "updates the state (default: %(default)s)",
+    )
     engine_cli.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -150,6 +168,8 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.runtime.bundle import BundleError
 
     wanted = engine_cli.check(args)
+    if wanted:
+        engine_cli.check_topology(args.topology)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
     preset = vary(get_preset(args.preset), args.steps, args.noise, start)
@@ -173,17 +193,39 @@ def _export(args: argparse.Namespace) -> None:
 
         progress("load weights")
         chain = load_chain(preset, files)
-        bundle = pack(chain, preset, shapes, args.output, force=args.force, progress=progress)
+        bundle = pack(
+            chain,
+            preset,
+            shapes,
+            args.output,
+            precision=args.precision,
+            topology=args.topology,
+            force=args.force,
+            progress=progress,
+        )
         bar.n = len(names)
         bar.set_description("done")
+    _report(bundle)
+    if wanted:
+        engine_cli.build(bundle, wanted)
+
+
+def _report(bundle: Bundle) -> None:
+    """Print the bundle's size and what was measured."""
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     print(f"{bundle.path}: {size / 1e6:.1f} MB")
     for graph in bundle.manifest.graphs:
+        name = graph.file or f"stages for {graph.tile[0]}x{graph.tile[1]}, batch {graph.batch}"
+        narrow = bool(graph.stage_parity)
         for precision, parity in graph.parity.items():
-            figures = ", ".join(f"{name} {value:.6g}" for name, value in parity.items())
-            used = "" if precision in graph.precisions else " (not accurate enough to be used)"
-            print(f"  {graph.file} in {precision}: {figures}{used}")
-    if "bf16" not in graph.parity:
+            fine = narrow or precision in graph.precisions
+            used = "" if fine else " (not accurate enough to be used)"
+            print(f"  {name} in {precision}: {_figures(parity)}{used}")
+        for stage, parity in graph.stage_parity.items():
+            print(f"    {stage} in {bundle.manifest.precision[stage]}: {_figures(parity)}")
+    if not narrow and not graph.stages and "bf16" not in graph.parity:
         print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")
-    if wanted:
-        engine_cli.build(bundle, wanted)
+
+
+def _figures(parity: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in parity.items())

@@ -49,7 +49,9 @@ def main(args: argparse.Namespace) -> int:
         wanted = check(args)
         if wanted is None:
             raise BundleError(f"nothing to do with {args.bundle}; add --engine tensorrt-rtx")
-        build(Bundle.open(args.bundle), wanted)
+        bundle = Bundle.open(args.bundle)
+        check_topology(bundle.manifest.topology)
+        build(bundle, wanted)
     except KeyboardInterrupt:
         print("lpnsr-export: interrupted; engines that were done are kept", file=sys.stderr)
         return 130
@@ -70,6 +72,16 @@ def check(args: argparse.Namespace) -> tensorrt.Order | None:
     if not args.engine:
         return None
     return tensorrt.order(args.engine, args.gpu, args.optimization_level, args.timing_cache)
+
+
+def check_topology(topology: str) -> None:
+    """See that a bundle of this topology can have engines.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    if topology != "unrolled":
+        raise BundleError("engines are built of unrolled bundles only; use --topology unrolled")
 
 
 def build(bundle: Bundle, wanted: tensorrt.Order) -> Bundle:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 Values = dict[str, np.ndarray]
 Run = Callable[[Values], Values]
@@ -15,8 +16,12 @@ class EngineMissingError(RuntimeError):
     """ONNX Runtime, which verifies exports, is not installed."""
 
 
-def run_onnxruntime(file: Path) -> Run:
-    """Runs the graph in `file` in float32.
+def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
+    """Runs a graph as it is.
+
+    Args:
+        source: its file, or the graph itself.
+        folder: of the graph's external weights, if it is given itself.
 
     Raises:
         EngineMissingError: ONNX Runtime is not installed.
@@ -29,7 +34,11 @@ def run_onnxruntime(file: Path) -> Run:
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    if isinstance(source, ir.Model):
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, str(folder))
+        source = ir.to_proto(source).SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda values: dict(zip(names, session.run(names, values), strict=True))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lpnsr.export.trace import OPSET
+from lpnsr.export.trace import BFLOAT16_OPSET, OPSET
 
 IR_VERSION = 10
 TABLE_BYTES = 1 << 16
@@ -36,6 +36,10 @@ class GraphBuilder:
         self.nodes.append(node)
         return node.outputs[0]
 
+    def calls(self, name: str) -> int:
+        """How often an operation or a stage has been called."""
+        return self._calls.get(name, 0)
+
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """The initializer called `name`, made when it is first asked for."""
         if name not in self.initializers:
@@ -47,7 +51,10 @@ class GraphBuilder:
         return self.constant(f"chain/{value!r}", np.array(value, np.float32))
 
     def inline(self, stage: str, model: ir.Model, inputs: Sequence[ir.Value]) -> ir.Value:
-        """Append a copy of a traced network with one output; its weights are not copied."""
+        """Append a copy of a traced network with one output; its weights are not copied.
+
+        The output of the first call of a stage is called `stage_1`, and so on.
+        """
         number = self._calls[stage] = self._calls.get(stage, 0) + 1
         values = dict(zip(model.graph.inputs, inputs, strict=True))
         for name, initializer in model.graph.initializers.items():
@@ -67,17 +74,20 @@ class GraphBuilder:
                 new.name, new.shape, new.type = f"{stage}_{number}/{old.name}", old.shape, old.type
                 values[old] = new
             self.nodes.append(copy)
-        (output,) = model.graph.outputs
-        return values[output]
+        output = values[model.graph.outputs[0]]
+        output.name = f"{stage}_{number}"
+        return output
 
     def model(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
         """The model of all that was collected and is used."""
+        types = {value.dtype for value in self.initializers.values()}
+        opset = BFLOAT16_OPSET if ir.DataType.BFLOAT16 in types else OPSET
         graph = ir.Graph(
             inputs,
             outputs,
             nodes=self.nodes,
             initializers=[value for value in self.initializers.values() if value.uses()],
-            opset_imports={"": OPSET},
+            opset_imports={"": opset},
             name=name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="lpnsr-export")

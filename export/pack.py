@@ -1,29 +1,23 @@
-"""From preset and weights to a bundle on disk: trace, unroll, write, verify, rename."""
+"""From preset and weights to a bundle on disk: check, trace, unroll, write, verify, rename."""
 
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from lpnsr.export.engines import computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.graph import Identity, identity
+from lpnsr.export.parity import label, verify, verify_in_openvino
+from lpnsr.export.ranges import settle
+from lpnsr.export.staged import stage_graphs, step_constants
 from lpnsr.export.trace import stages_of, trace_stage
 from lpnsr.export.unroll import single, unroll
-from lpnsr.export.verify import (
-    accurate_in_bf16,
-    check,
-    measure,
-    measure_decoder,
-    random_input,
-)
+from lpnsr.export.verify import ParityError
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.variants import describe
@@ -40,6 +34,8 @@ def pack(
     shapes: Sequence[Shape],
     target: Path,
     *,
+    precision: str = "fp32",
+    topology: str = "unrolled",
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -50,11 +46,15 @@ def pack(
         preset: what they are.
         shapes: (batch, (height, width)) of each graph; all share one weights file.
         target: folder of the bundle.
+        precision: one of `lpnsr.models.roles.PRECISIONS`.
+        topology: one of `lpnsr.runtime.bundle.TOPOLOGIES`.
         force: replace a bundle that is there.
-        progress: told the name of each stage when it starts; `stages(preset, shapes)` lists them.
+        progress: told the name of each stage when it starts; `stages(preset, shapes, precision)`
+            lists them.
 
     Raises:
         BundleError: `target` exists and `force` is not given, or is not a bundle.
+        RangeError: float16 cannot hold what a network computes.
         ParityError: a graph does not agree with the eager chain.
         EngineMissingError: ONNX Runtime, which verifies, is not installed.
         OSError: the target cannot be written.
@@ -64,21 +64,19 @@ def pack(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         staging = Path(folder) / "bundle"
         staging.mkdir()
-        exported = _trace_all(chain, preset, shapes, progress)
+        progress("check ranges")
+        types, largest = settle(chain, preset, precision, shapes[0][1])
+        exported = _trace_all(chain, preset, types, shapes, topology, progress)
         progress("write")
-        _store_weights_once([each.model for each in exported], staging)
+        _store_weights_once([model for each in exported for model in each.models], staging)
         graphs = []
         for each in exported:
-            progress(f"verify {_label(each.batch, each.tile)}")
-            ir.save(each.model, staging / each.file)
-            parity = _verify(chain, preset, each, staging / each.file)
-            del each.model.graph.outputs[1:]
-            ir.save(each.model, staging / each.file)
-            within = "bf16" in parity and accurate_in_bf16(parity["bf16"], preset.tolerance)
-            precisions = ("f32", "bf16") if within else ("f32",)
-            graphs.append(Graph(each.file, each.tile, each.batch, parity, precisions))
+            progress(f"verify {_label(each.graph.batch, each.graph.tile)}")
+            graphs.append(_verified(chain, preset, types, largest, staging, each))
         files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
-        manifest = _manifest(preset, graphs, files)
+        manifest = _manifest(preset, types, graphs, files)
+        if topology == "staged":
+            manifest = dataclasses.replace(manifest, topology=topology, steps=step_constants(chain))
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if target.exists():
             shutil.move(target, Path(folder) / "replaced")
@@ -104,7 +102,7 @@ def stages(preset: Preset, shapes: Sequence[Shape]) -> list[str]:
     """Names of the stages that `pack` goes through, in order."""
     labels = [_label(*shape) for shape in shapes]
     traces = [f"trace {stage} {label}" for label in labels for stage in stages_of(preset)]
-    return [*traces, "write", *(f"verify {label}" for label in labels)]
+    return ["check ranges", *traces, "write", *(f"verify {label}" for label in labels)]
 
 
 def _label(batch: int, tile: tuple[int, int]) -> str:
@@ -113,57 +111,61 @@ def _label(batch: int, tile: tuple[int, int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Exported:
-    """One shape's unrolled chain, and its decoder as a graph of its own."""
+    """One shape's chain: its ONNX graphs in the order of `graph.files`, and its decoder alone."""
 
-    file: str
-    batch: int
-    tile: tuple[int, int]
-    model: ir.Model
+    graph: Graph
+    models: list[ir.Model]
     decoder: ir.Model
 
 
 def _trace_all(
-    chain: Chain, preset: Preset, shapes: Sequence[Shape], progress: Callable[[str], None]
+    chain: Chain,
+    preset: Preset,
+    types: Mapping[str, str],
+    shapes: Sequence[Shape],
+    topology: str,
+    progress: Callable[[str], None],
 ) -> list[_Exported]:
     exported = []
     for batch, tile in shapes:
         traced = {}
-        for stage in stages_of(preset):
+        for stage, dtype in types.items():
             progress(f"trace {stage} {_label(batch, tile)}")
-            traced[stage] = trace_stage(chain, preset, stage, batch, tile)
-        file = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}.onnx"
-        model = unroll(chain, preset, traced, batch, tile)
+            traced[stage] = trace_stage(chain, preset, stage, batch, tile, dtype)
+        name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}"
+        if topology == "staged":
+            stages = stage_graphs(chain, preset, traced, batch, tile, name)
+            graph = Graph("", tile, batch, {}, stages=tuple(stages))
+            models = list(stages.values())
+        else:
+            graph = Graph(f"{name}.onnx", tile, batch, {})
+            models = [unroll(chain, preset, traced, batch, tile)]
         decoder = single(chain, preset, traced["decoder"], "decoder")
-        exported.append(_Exported(file, batch, tile, model, decoder))
+        exported.append(_Exported(graph, models, decoder))
     return exported
 
 
-def _verify(
-    chain: Chain, preset: Preset, exported: _Exported, file: Path
-) -> dict[str, dict[str, float]]:
-    """Parity of the graph in `file`, by precision.
-
-    Raises:
-        ParityError: it does not agree with the eager chain in float32.
-    """
-    seed = secrets.randbelow(2**32)
-    values = random_input(preset, exported.batch, exported.tile, seed)
-    precise = measure(chain, run_onnxruntime(file), values)
-    check(precise, preset.tolerance)
-    parity = {"f32": {**precise, "seed": seed}}
-    # An auxiliary network sorts tokens by counts and places that bfloat16 cannot hold.
-    if computes_bf16() and "auxiliary" not in preset.networks:
-        reduced = measure(chain, run_openvino(file, "bf16"), values)
-        if "quantizer" in stages_of(preset):
-            latent = np.random.default_rng(seed).standard_normal(
-                (exported.batch, preset.latent_channels, *exported.tile), np.float32
-            )
-            with tempfile.TemporaryDirectory() as folder:
-                decoder = Path(folder) / "decoder.onnx"
-                ir.save(exported.decoder, decoder, external_data="decoder.bin")
-                reduced |= measure_decoder(chain, run_openvino(decoder, "bf16"), latent)
-        parity["bf16"] = {**reduced, "seed": seed}
-    return parity
+def _verified(
+    chain: Chain,
+    preset: Preset,
+    types: Mapping[str, str],
+    largest: Mapping[str, float],
+    folder: Path,
+    exported: _Exported,
+) -> Graph:
+    """Write the graph and verify it."""
+    graph, models = exported.graph, exported.models
+    for name, model in zip(graph.files, models, strict=True):
+        ir.save(model, folder / name)
+    try:
+        graph = verify(chain, preset, types, folder, graph)
+    except ParityError as error:
+        raise ParityError(f"{error}; no bundle was written") from error
+    for stage, value in largest.items():
+        graph.stage_parity[stage]["largest"] = value
+    if label(types) == "f32" and not graph.stages:
+        graph = verify_in_openvino(chain, preset, graph, models[0], exported.decoder, folder)
+    return graph
 
 
 def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
@@ -191,7 +193,9 @@ def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
             )
 
 
-def _manifest(preset: Preset, graphs: Sequence[Graph], files: dict[str, str]) -> Manifest:
+def _manifest(
+    preset: Preset, types: dict[str, str], graphs: Sequence[Graph], files: dict[str, str]
+) -> Manifest:
     schedule = dataclasses.asdict(preset.schedule)
     del schedule["noise_kinds"]  # `variant` tells them
     return Manifest(
@@ -200,7 +204,7 @@ def _manifest(preset: Preset, graphs: Sequence[Graph], files: dict[str, str]) ->
         latent_channels=preset.latent_channels,
         draws=preset.draws,
         schedule=schedule,
-        precision=dict.fromkeys(stages_of(preset), "float32"),
+        precision=types,
         graphs=tuple(graphs),
         files=files,
         versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},

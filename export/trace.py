@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx_ir as ir
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lpnsr.export import passes
+from lpnsr.export.precision import MixedPrecision, narrowed
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 
 # The newest operator set that TensorRT 10 and 11, OpenVINO and ONNX Runtime all take whole.
 OPSET = 20
+# The first whose convolution takes bfloat16; all that is used here is the same in both otherwise.
+BFLOAT16_OPSET = 22
 STAGES = (
     "pre_upsampler",
     "encoder",
@@ -29,16 +32,21 @@ STAGES = (
 )
 
 
-class _Method(nn.Module):
-    """One method of a module as a module of its own, which is what can be traced."""
+class _Stage(nn.Module):
+    """One stage as a module of its own, which is what can be traced."""
 
-    def __init__(self, owner: nn.Module, method: Callable[..., Tensor]) -> None:
+    def __init__(self, owner: nn.Module, method: str, dtype: torch.dtype) -> None:
         super().__init__()
-        self.owner, self.method = owner, method
+        self.owner = owner if dtype == torch.float32 else narrowed(owner, dtype)
+        self.method, self.dtype = method, dtype
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Call the method."""
-        return self.method(*inputs)
+    def forward(self, *inputs: object) -> Tensor:
+        """Compute the stage, from float32 to float32."""
+        compute = getattr(self.owner, self.method)
+        if self.dtype == torch.float32:
+            return compute(*inputs)
+        with MixedPrecision(self.dtype):
+            return compute(*inputs).float()
 
 
 def stages_of(preset: Preset) -> list[str]:
@@ -52,8 +60,26 @@ def stages_of(preset: Preset) -> list[str]:
     return [stage for stage in STAGES if there.get(stage, True)]
 
 
+def stage_method(chain: Chain, preset: Preset, stage: str) -> tuple[nn.Module, str]:
+    """The module that computes one of `STAGES`, and the name of its method."""
+    quantizes = "quantizer" in stages_of(preset)
+    methods = {
+        "encoder": "encode",
+        "quantizer": "nearest_codes",
+        "decoder": "decode_quantized" if quantizes else "decode",
+    }
+    if stage in methods:
+        return chain.codec, methods[stage]
+    return getattr(chain, stage), "forward"
+
+
 def trace_stage(
-    chain: Chain, preset: Preset, stage: str, batch: int, tile: tuple[int, int]
+    chain: Chain,
+    preset: Preset,
+    stage: str,
+    batch: int,
+    tile: tuple[int, int],
+    dtype: str = "float32",
 ) -> ir.Model:
     """Trace one of `STAGES` for a batch of tiles.
 
@@ -66,26 +92,23 @@ def trace_stage(
         stage: which of `STAGES`.
         batch: tiles at once.
         tile: (height, width) of the input picture.
+        dtype: "float32", or "float16" or "bfloat16" for what `lpnsr.export.precision` makes of it.
+
+    Returns:
+        a graph whose inputs and output are float32.
     """
     height, width = tile
-    scale, latent = preset.scale, preset.latent_channels
-
-    def blank(channels: int, factor: int = 1) -> Tensor:
-        return torch.zeros(batch, channels, height * factor, width * factor)
-
-    if stage in ("pre_upsampler", "auxiliary"):
-        return trace(getattr(chain, stage), (blank(3),))
+    owner, method = stage_method(chain, preset, stage)
+    channels, factor = preset.latent_channels, 1
+    if stage in ("pre_upsampler", "auxiliary", "encoder"):
+        channels = 3
     if stage == "encoder":
-        return trace(_Method(chain.codec, chain.codec.encode), (blank(3, scale),))
-    if stage == "quantizer":
-        return trace(_Method(chain.codec, chain.codec.nearest_codes), (blank(latent),))
-    if stage == "decoder":
-        codec = chain.codec
-        decode = codec.decode_quantized if "quantizer" in stages_of(preset) else codec.decode
-        return trace(_Method(codec, decode), (blank(latent),))
-    unet = getattr(chain, stage)
-    modulation = unet.modulation(torch.tensor([0]))
-    return trace(unet, (blank(unet.config.in_channels), modulation))
+        factor = preset.scale
+    inputs: tuple[object, ...] = ()
+    if stage in ("denoiser", "noise_predictor"):
+        channels, inputs = owner.config.in_channels, (owner.modulation(torch.tensor([0])),)
+    pictures = torch.zeros(batch, channels, height * factor, width * factor)
+    return trace(_Stage(owner, method, getattr(torch, dtype)), (pictures, *inputs))
 
 
 def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:

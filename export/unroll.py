@@ -33,10 +33,10 @@ def unroll(
     predictor is only called at steps that add predicted noise, and so never at the last.
 
     Returns:
-        a model with inputs `lr` (B, 3, h, w) and `noise` (K, B, C, h, w) and outputs `sr`
-        (B, 3, scale·h, scale·w) and `x_0` (B, C, h, w), all float32, and `category_k` (B, h·w)
-        int64 for each time that the auxiliary network sorts its tokens. What comes after `sr` is
-        there for verification and can be dropped.
+        a model with inputs `lr` (B, 3, h, w) and `noise` (K, B, C, h, w) and the output `sr`
+        (B, 3, scale·h, scale·w), all float32. Inside there are `x_0` (B, C, h, w), `category_k`
+        (B, h·w) int64 for each time that the auxiliary network sorts its tokens, and what
+        `boundaries` tells; `show` makes the former outputs as well, for verification.
     """
     height, width = tile
     graph = GraphBuilder()
@@ -45,7 +45,7 @@ def unroll(
 
     start = graph.inline("pre_upsampler", traced["pre_upsampler"], [lr])
     y = graph.inline("encoder", traced["encoder"], [start])
-    condition, weight = _guidance(graph, chain, traced, lr, y)
+    condition, weight = guidance(graph, chain, traced, lr, y)
     draws = iter([_draw(graph, noise, index) for index in range(preset.draws)])
     x = _shift(graph, (1.0, y), (chain.schedule.start_noise, _weigh(graph, weight, next(draws))))
     for step in chain.schedule.reverse_steps():
@@ -57,18 +57,36 @@ def unroll(
             terms.append((step.noise, _weigh(graph, weight, z)))
         x = _shift(graph, *terms)
 
-    latent = x
-    if "quantizer" in traced:
-        latent = graph.inline("quantizer", traced["quantizer"], [x])
-        latent.name = QUANTIZED
-    picture = graph.inline("decoder", traced["decoder"], [latent])
-    sr = graph.op("Clip", picture, graph.scalar(-1.0), graph.scalar(1.0))
-    _name(sr, "sr", (batch, 3, preset.scale * height, preset.scale * width))
-    _name(x, LATENT, (batch, preset.latent_channels, height, width))
-    categories = [n.outputs[0] for n in graph.nodes if n.op_type == "ArgMax" and _is_auxiliary(n)]
-    for number, category in enumerate(categories):
-        _name(category, f"{CATEGORY}{number}", (batch, height * width), ir.DataType.INT64)
-    return graph.model(preset.name, [lr, noise], [sr, x, *categories])
+    x = graph.op("Identity", x) if x is x0 else x  # each has a name of its own
+    name_value(x, LATENT, (batch, preset.latent_channels, height, width))
+    sr = decode(graph, traced, x)
+    name_value(sr, "sr", (batch, 3, preset.scale * height, preset.scale * width))
+    name_categories(graph, batch, tile)
+    return graph.model(preset.name, [lr, noise], [sr])
+
+
+def show(model: ir.Model) -> None:
+    """Make `x_0` and every `category_k` that is in a graph an output of it."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    latents = [value for name, value in values.items() if name == LATENT]
+    categories = [value for name, value in values.items() if name.startswith(CATEGORY)]
+    model.graph.outputs.extend([*latents, *categories])
+
+
+def boundaries(stages: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Stage -> names of what its first call takes and gives, in the graph of `unroll`."""
+    latent = QUANTIZED if "quantizer" in stages else LATENT
+    inputs = {
+        "pre_upsampler": "lr",
+        "auxiliary": "lr",
+        "encoder": "pre_upsampler_1",
+        "denoiser": "denoiser_input",
+        "noise_predictor": "noise_predictor_input",
+        "quantizer": LATENT,
+        "decoder": latent,
+    }
+    outputs = {"quantizer": QUANTIZED}
+    return {stage: (inputs[stage], outputs.get(stage, f"{stage}_1")) for stage in stages}
 
 
 def single(chain: Chain, preset: Preset, traced: ir.Model, stage: str) -> ir.Model:
@@ -93,17 +111,31 @@ def _draw(graph: GraphBuilder, noise: ir.Value, index: int) -> ir.Value:
     return graph.op("Gather", noise, position, axis=0)
 
 
-def _name(
+def name_value(
     value: ir.Value,
     name: str,
     shape: tuple[int, ...],
     dtype: ir.DataType = ir.DataType.FLOAT,
 ) -> None:
+    """Say how a value is called, and what it is."""
     value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
 
 
-def _is_auxiliary(node: ir.Node) -> bool:
-    return node.name.startswith("auxiliary_")
+def name_categories(graph: GraphBuilder, batch: int, tile: tuple[int, int]) -> None:
+    """Name what the auxiliary network sorts by `category_0` and so on."""
+    sorts = [n for n in graph.nodes if n.op_type == "ArgMax" and n.name.startswith("auxiliary_")]
+    shape = batch, tile[0] * tile[1]
+    for number, node in enumerate(sorts):
+        name_value(node.outputs[0], f"{CATEGORY}{number}", shape, ir.DataType.INT64)
+
+
+def decode(graph: GraphBuilder, traced: Mapping[str, ir.Model], latent: ir.Value) -> ir.Value:
+    """The picture, limited to [-1, 1], of a latent."""
+    if "quantizer" in traced:
+        latent = graph.inline("quantizer", traced["quantizer"], [latent])
+        latent.name = QUANTIZED
+    picture = graph.inline("decoder", traced["decoder"], [latent])
+    return graph.op("Clip", picture, graph.scalar(-1.0), graph.scalar(1.0))
 
 
 def _shift(graph: GraphBuilder, *terms: tuple[float, ir.Value]) -> ir.Value:
@@ -120,7 +152,7 @@ def _weigh(graph: GraphBuilder, weight: ir.Value | None, noise: ir.Value) -> ir.
     return noise if weight is None else graph.op("Mul", noise, weight)
 
 
-def _guidance(
+def guidance(
     graph: GraphBuilder,
     chain: Chain,
     traced: Mapping[str, ir.Model],
@@ -150,7 +182,10 @@ def _unet(
 ) -> ir.Value:
     """Call a Swin-UNet with what the timestep contributes as constants."""
     constants = _timestep(graph, unet, stage, step)
-    return graph.inline(stage, traced[stage], [graph.op("Concat", *pictures, axis=1), *constants])
+    joined = graph.op("Concat", *pictures, axis=1)
+    if graph.calls(stage) == 0:
+        name_value(joined, f"{stage}_input", traced[stage].graph.inputs[0].shape.numpy())
+    return graph.inline(stage, traced[stage], [joined, *constants])
 
 
 def _timestep(graph: GraphBuilder, unet: SwinUNet, stage: str, step: ReverseStep) -> list[ir.Value]:
@@ -176,11 +211,16 @@ def _noise_sample(
     if chain.noise_predictor is None or not step.predicted:
         return eps
     parameters = _unet(graph, chain.noise_predictor, "noise_predictor", traced, step, pictures)
-    split = ir.node("Split", [parameters], {"axis": 1, "num_outputs": 2}, num_outputs=2)
-    for part, value in zip(("mean", "logvar"), split.outputs, strict=True):
-        value.name = f"chain/{part}_{step.timestep}"
-    graph.nodes.append(split)
-    mean, logvar = split.outputs
-    logvar = graph.op("Clip", logvar, *(graph.scalar(bound) for bound in LOGVAR_RANGE))
+    mean, logvar = distribution(graph, parameters)
     deviation = graph.op("Exp", graph.op("Mul", logvar, graph.scalar(0.5)))
     return graph.op("Add", mean, graph.op("Mul", deviation, eps))
+
+
+def distribution(graph: GraphBuilder, parameters: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Mean and log-variance, limited, of what the noise predictor gives."""
+    split = ir.node("Split", [parameters], {"axis": 1, "num_outputs": 2}, num_outputs=2)
+    for part, value in zip(("mean", "logvar"), split.outputs, strict=True):
+        value.name = f"{parameters.name}/{part}"
+    graph.nodes.append(split)
+    mean, logvar = split.outputs
+    return mean, graph.op("Clip", logvar, *(graph.scalar(bound) for bound in LOGVAR_RANGE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -73,6 +73,13 @@ def measure_decoder(chain: Chain, run: Run, latent: np.ndarray) -> Parity:
     return {"decoder_psnr": psnr(found, expected)}
 
 
+def compare(found: np.ndarray, expected: np.ndarray) -> Parity:
+    """`worst` and `mean` absolute error, and `psnr` (dB, against a range of 2)."""
+    error = np.abs(found - expected, dtype=np.float64)
+    figures = {"worst": float(error.max()), "mean": float(error.mean())}
+    return figures | {"psnr": psnr(found, expected)}
+
+
 def psnr(found: np.ndarray, expected: np.ndarray) -> float:
     """PSNR in dB against a range of 2, at most 200."""
     error = np.square(found - expected, dtype=np.float64).mean()
@@ -106,19 +113,52 @@ def check(parity: Parity, tolerance: Tolerance) -> None:
     if not distance <= tolerance.x0:
         raise ParityError(
             f"x_0 of the exported graph is {distance:.1e} (relative L2) from eager PyTorch, "
-            f"more than {tolerance.x0:.1e}; no bundle was written"
+            f"more than {tolerance.x0:.1e}"
         )
     if not share >= tolerance.close_share:
         raise ParityError(
             f"only {share:.2%} of the exported graph's output is within 1/255 of eager PyTorch, "
-            f"less than {tolerance.close_share:.2%}; no bundle was written"
+            f"less than {tolerance.close_share:.2%}"
         )
+    _check_categories(parity, tolerance)
+
+
+def _check_categories(parity: Parity, tolerance: Tolerance) -> None:
     if not parity.get("category_share", 1.0) >= tolerance.category_share:
         raise ParityError(
             f"the exported graph puts only {parity['category_share']:.2%} of the tokens into the "
-            f"categories of eager PyTorch, less than {tolerance.category_share:.2%}; "
-            "no bundle was written"
+            f"categories of eager PyTorch, less than {tolerance.category_share:.2%}"
         )
+
+
+def check_narrow(parity: Parity, types: Mapping[str, str], tolerance: Tolerance) -> None:
+    """Accept what was found of a graph with float16 or bfloat16 stages, or fail.
+
+    Args:
+        parity: from `measure`, with `decoder_psnr` if the decoder is narrow.
+        types: stage -> data type. The coarsest decides on x_0, the decoder's on its picture.
+        tolerance: the preset's.
+
+    Raises:
+        ParityError: a figure is out of tolerance (or is no number).
+    """
+    coarsest = "bfloat16" if "bfloat16" in types.values() else "float16"
+    x0 = {"float16": tolerance.x0_fp16, "bfloat16": tolerance.x0_bf16}[coarsest]
+    if not parity["x0_relative_l2"] <= x0:
+        raise ParityError(
+            f"x_0 in {coarsest} is {parity['x0_relative_l2']:.1e} (relative L2) from eager PyTorch "
+            f"in float32, more than {x0:.1e}"
+        )
+    figure, what, dtype = "sr_psnr", "the picture", coarsest
+    if "decoder_psnr" in parity:
+        figure, what, dtype = "decoder_psnr", "the decoder on equal codes", types["decoder"]
+    least = {"float16": tolerance.psnr_fp16, "bfloat16": tolerance.psnr_bf16}[dtype]
+    if not parity[figure] >= least:
+        raise ParityError(
+            f"{what} in {dtype} is {parity[figure]:.1f} dB from eager PyTorch in float32, "
+            f"less than {least:.1f} dB"
+        )
+    _check_categories(parity, tolerance)
 
 
 def accurate_in_bf16(parity: Parity, tolerance: Tolerance) -> bool:

@@ -45,14 +45,18 @@ class Tolerance:
         x0: relative L2 of the final latent.
         close_share: least share of output values that are within 1/255 (of the range [0, 1]).
         category_share: least share of tokens in the same category, where a network has such.
-        x0_bf16: `x0` for a graph that is computed in bfloat16.
-        psnr_bf16: least PSNR (dB, against a range of 2) of a picture decoded in bfloat16 from the
+        x0_fp16: `x0` for a graph that is computed in float16.
+        psnr_fp16: least PSNR (dB, against a range of 2) of a picture decoded in float16 from the
             same codes; of the whole chain, if the latent is not quantised to codes.
+        x0_bf16: `x0_fp16`, but in bfloat16.
+        psnr_bf16: `psnr_fp16`, but in bfloat16.
     """
 
     x0: float = 1e-4
     close_share: float = 0.99
     category_share: float = 0.999
+    x0_fp16: float = 5e-3
+    psnr_fp16: float = 60.0
     x0_bf16: float = 3e-2
     psnr_bf16: float = 45.0
 
@@ -74,6 +78,8 @@ class Preset:
         weights: folder with the checkpoint files where they come with the package.
         scale: factor between input and output sides.
         tolerance: what export accepts.
+        bfloat16: stages that are bfloat16 in mixed precision, because float16 cannot hold what
+            they compute; the others are float16.
     """
 
     name: str
@@ -84,6 +90,7 @@ class Preset:
     weights: Path | None = None
     scale: int = 4
     tolerance: Tolerance = field(default_factory=Tolerance)
+    bfloat16: tuple[str, ...] = ("pre_upsampler",)
 
     def build(self) -> Chain:
         """The eager chain with random weights, in evaluation mode."""

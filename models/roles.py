@@ -6,3 +6,5 @@ ROLES = ("pre_upsampler", "auxiliary", "autoencoder", "denoiser", "noise_predict
 STARTS = ("bicubic", "swinir")
 # What a step adds: a sample of the noise predictor's distribution, the draw itself, or nothing.
 NOISE_KINDS = ("predicted", "gaussian", "zero")
+# What the networks of a graph compute in; in mixed precision each has its own type.
+PRECISIONS = ("fp32", "fp16", "bf16", "mixed")

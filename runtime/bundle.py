@@ -1,7 +1,9 @@
 """The bundle: the only thing that passes from export to runtime.
 
-A bundle is a folder with `manifest.json`, one ONNX graph per tile and batch shape, one file with
+A bundle is a folder with `manifest.json`, ONNX graphs for every tile and batch shape, one file with
 the weights that all graphs share, and engines, which are graphs that were built for certain GPUs.
+The topology is "unrolled", one graph of the whole chain for a shape, or "staged", one graph for
+each network, which `lpnsr.runtime.staged` drives.
 """
 
 from __future__ import annotations
@@ -10,10 +12,18 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lpnsr.runtime.onnxfile import DamagedError, references
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+"""Format 3 adds the staged topology; a manifest of format 2 is one of format 3 without it."""
+
+TOPOLOGIES = ("unrolled", "staged")
+NEEDED = {"pre_upsampler", "encoder", "denoiser", "decoder"}
+"""Stages without which there is no chain."""
+
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).resolve().parent / "builtin"
 
@@ -23,16 +33,62 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Graph:
-    """One static ONNX graph of the whole chain.
+class Stage:
+    """One network of a staged chain, with an ONNX graph of its own.
 
     Attributes:
+        name: "pre_upsampler", "encoder", "auxiliary", "denoiser", "noise_predictor" or "decoder".
         file: file name inside the bundle.
+        inputs: names of the graph's inputs, in order; see `lpnsr.runtime.staged` for what they are.
+        outputs: names of its outputs, in order.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepConstants:
+    """One update of the state, x' = state·x + prediction·x0 + start·y + noise·w·z.
+
+    z is a sample of the predicted noise, mean + exp(logvar/2)·eps, or the draw eps itself; w is the
+    noise's weight, where there is an auxiliary network.
+
+    Attributes:
+        state: factor of the state; that of y at the update that starts the chain.
+        prediction: factor of the denoiser's prediction.
+        start: factor of y.
+        noise: factor of the noise; 0 if the update takes no draw.
+        next_scale: the next denoiser call sees the new state times this.
+        predicted: whether the noise predictor gives mean and variance; else they are 0 and 1.
+    """
+
+    state: float
+    prediction: float
+    start: float
+    noise: float
+    next_scale: float
+    predicted: bool
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The chain for one tile and batch shape.
+
+    Attributes:
+        file: file name of the static ONNX graph of the whole chain; empty in a staged bundle.
         tile: (height, width) of the input in pixels.
         batch: number of tiles the graph takes at once.
-        parity: precision ("f32", "bf16") -> figures measured at export, the graph computed in it
-            against eager PyTorch in float32, on random input.
-        precisions: those of them whose figures are within the preset's limits.
+        parity: precision -> figures measured at export, the graph computed in it against eager
+            PyTorch in float32, on random input: "f32", and "bf16" where an engine reduced it to
+            that; for a graph with narrow stages, "fp16", "bf16" or "mixed", as it says itself.
+        precisions: what an engine that reduces precision itself may compute in.
+        stage_parity: stage -> `worst` and `mean` absolute error and `psnr` (dB, against a range of
+            2), and, if float16 was considered, `largest`, the largest magnitude it has to hold;
+            measured for graphs with narrow stages, on equal inputs.
+        stages: the networks of a staged chain, each with its own graph.
     """
 
     file: str
@@ -40,6 +96,36 @@ class Graph:
     batch: int
     parity: dict[str, dict[str, float]]
     precisions: tuple[str, ...] = ("f32",)
+    stage_parity: dict[str, dict[str, float]] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its ONNX files."""
+        return tuple(stage.file for stage in self.stages) or (self.file,)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Graph:
+        """From what `asdict` and JSON have made of it.
+
+        Raises:
+            LookupError: a field is missing.
+            TypeError: a field is not of its type.
+        """
+        height, width = fields["tile"]
+        stages = tuple(
+            Stage(s["name"], s["file"], tuple(s["inputs"]), tuple(s["outputs"]))
+            for s in fields.get("stages", ())
+        )
+        return cls(
+            fields["file"],
+            (int(height), int(width)),
+            int(fields["batch"]),
+            dict(fields["parity"]),
+            tuple(fields["precisions"]),
+            dict(fields.get("stage_parity", {})),
+            stages,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +161,7 @@ class Manifest:
         latent_channels: channels C of the noise input; latents have the input's height and width.
         draws: number K of noise draws the chain makes, the first of them starts it.
         schedule: the diffusion schedule's settings.
-        precision: stage name -> data type of its arithmetic.
+        precision: stage name -> data type of its arithmetic: "float32", "float16", "bfloat16".
         inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise
             (K, B, C, h, w).
         output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
@@ -83,6 +169,8 @@ class Manifest:
             kind that each step but the last adds ("predicted", "gaussian", "zero"), and `start`,
             where the chain starts from ("bicubic", "swinir").
         graphs: one entry per tile and batch shape.
+        topology: one of `TOPOLOGIES`.
+        steps: of a staged chain, the update that starts it, then one for each step.
         files: file name -> SHA-256 of every file but the manifest and the engines.
         versions: the packages that made the bundle.
         engines: what was built of the graphs.
@@ -101,6 +189,8 @@ class Manifest:
     output: str = "sr"
     variant: dict[str, int | str | list[str]] = field(default_factory=dict)
     engines: tuple[Engine, ...] = ()
+    topology: str = "unrolled"
+    steps: tuple[StepConstants, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -116,21 +206,13 @@ class Manifest:
         """
         try:
             fields = json.loads(text)
-            if fields["format"] != FORMAT:
+            if fields["format"] not in READABLE:
                 raise BundleError(
                     f"bundle format {fields['format']} is not the supported {FORMAT}; "
                     "export the bundle again with this version of lpnsr-export"
                 )
-            graphs = tuple(
-                Graph(
-                    g["file"],
-                    (int(g["tile"][0]), int(g["tile"][1])),
-                    int(g["batch"]),
-                    dict(g["parity"]),
-                    tuple(g["precisions"]),
-                )
-                for g in fields.pop("graphs")
-            )
+            graphs = tuple(map(Graph.from_fields, fields.pop("graphs")))
+            steps = tuple(StepConstants(**step) for step in fields.pop("steps", ()))
             fields |= {"inputs": tuple(fields["inputs"]), "files": dict(fields["files"])}
             engines = tuple(
                 Engine(
@@ -138,7 +220,8 @@ class Manifest:
                 )
                 for e in fields.pop("engines", ())
             )
-            manifest = cls(graphs=graphs, engines=engines, **fields)
+            fields |= {"steps": steps, "engines": engines, "format": FORMAT}
+            manifest = cls(graphs=graphs, **fields)
             manifest._check()
             return manifest
         except BundleError:
@@ -159,8 +242,17 @@ class Manifest:
         for engine in self.engines:
             texts += [engine.file, engine.sha256, engine.graph, engine.builder, engine.version]
             texts += [*engine.gpus, *engine.sources, *engine.sources.values()]
-        if not all(isinstance(text, str) for text in (*texts, *(g.file for g in self.graphs))):
+        texts += [name for g in self.graphs for name in (g.file, *g.files)]
+        texts += [n for g in self.graphs for s in g.stages for n in (*s.inputs, *s.outputs)]
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError("a name is not a text")
+        if self.topology not in TOPOLOGIES:
+            raise ValueError("there is no such topology")
+        for stages in (graph.stages for graph in self.graphs):
+            if bool(stages) != (self.topology == "staged"):
+                raise ValueError("the stages do not suit the topology")
+            if stages and not ({stage.name for stage in stages} >= NEEDED and self.steps):
+                raise ValueError("a stage or a step is missing")
         if len(self.inputs) != 2:
             raise ValueError("there are two inputs")
         counts = [self.scale, self.latent_channels, self.draws]
@@ -196,16 +288,21 @@ class Bundle:
         bundle = cls(path, manifest)
         for name, digest in manifest.files.items():
             bundle.check(name, digest)
-        unlisted = [g.file for g in manifest.graphs if g.file not in manifest.files]
+        graphs = [name for graph in manifest.graphs for name in graph.files]
+        unlisted = [name for name in graphs if name not in manifest.files]
         if unlisted or not manifest.graphs:
             raise BundleError(f"{path / MANIFEST} lists no hash for its graphs; export it again")
-        for graph in manifest.graphs:
-            bundle._check_references(graph)
+        for name in graphs:
+            bundle._check_references(name)
         return bundle
 
     def graph_path(self, graph: Graph) -> Path:
-        """Where the ONNX file of `graph` lies."""
+        """Where the ONNX file of an unrolled `graph` lies."""
         return self.path / graph.file
+
+    def stage_path(self, stage: Stage) -> Path:
+        """Where the ONNX file of a stage lies."""
+        return self.path / stage.file
 
     def sources(self, file: str) -> dict[str, str]:
         """File name -> SHA-256 of an ONNX file of the bundle and of those that it reads."""
@@ -233,14 +330,14 @@ class Bundle:
             )
         return file
 
-    def _check_references(self, graph: Graph) -> None:
+    def _check_references(self, graph: str) -> None:
         """Refuse a graph whose weights are to be read from elsewhere than the checked files."""
-        path = self.graph_path(graph)
+        path = self.path / graph
         try:
             found = references(path)
         except DamagedError as error:
             raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
-        here = PurePosixPath(graph.file).parent
+        here = PurePosixPath(graph).parent
         for name in found:
             if str(here / name) not in self.manifest.files:
                 raise BundleError(
@@ -250,14 +347,20 @@ class Bundle:
 
 
 def shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Input and output name -> shape that the manifest promises for `graph`."""
+    """Input and output name -> shape that the manifest promises for `graph`.
+
+    The noise is not among the inputs of a staged graph: it goes into the updates between them.
+    """
     (height, width), scale = graph.tile, manifest.scale
     lr, noise = manifest.inputs
-    return {
+    promised = {
         lr: (graph.batch, 3, height, width),
         noise: (manifest.draws, graph.batch, manifest.latent_channels, height, width),
         manifest.output: (graph.batch, 3, scale * height, scale * width),
     }
+    if graph.stages:
+        del promised[noise]
+    return promised
 
 
 def sha256(file: Path) -> str:

@@ -47,17 +47,18 @@ def phase_kernels(weight: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, i
     """The four kernels that stand for a 3x3 kernel behind a nearest x2 upsampling.
 
     Args:
-        weight: (out, in, 3, 3).
+        weight: (out, in, 3, 3), of any floating-point type.
 
     Yields:
         kernel (out, in, 2, 2) and ONNX padding (top, left, bottom, right) of the phases (row,
-        column) = (0, 0), (0, 1), (1, 0), (1, 1).
+        column) = (0, 0), (0, 1), (1, 0), (1, 1); the kernels are added up in float32.
     """
+    wide = weight.astype(np.float32)
     for row_groups, (top, bottom) in PHASES:
-        rows = np.stack([weight[:, :, group].sum(axis=2) for group in row_groups], axis=2)
+        rows = np.stack([wide[:, :, group].sum(axis=2) for group in row_groups], axis=2)
         for column_groups, (left, right) in PHASES:
             kernel = [rows[..., group].sum(axis=-1) for group in column_groups]
-            yield np.stack(kernel, axis=-1), (top, left, bottom, right)
+            yield np.stack(kernel, axis=-1).astype(weight.dtype), (top, left, bottom, right)
 
 
 def _pairs(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
@@ -123,6 +124,7 @@ def _replace(graph: ir.Graph, resize: ir.Node, convolution: ir.Node) -> None:
         "Concat", [phase.outputs[0] for phase in phases], {"axis": 1}, name=f"{output.name}_phases"
     )
     joined.outputs[0].name = f"{output.name}_phases"
+    joined.outputs[0].type = output.type
     woven = ir.node(
         "DepthToSpace",
         [joined.outputs[0]],

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
+from lpnsr.runtime import staged
 from lpnsr.runtime.backends import Backend, BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, shapes
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
 
 
 class OnnxRuntime(Backend):
-    """Runs a bundle's ONNX graph as it is; works on every machine.
+    """Runs a bundle's ONNX graphs, unrolled or staged; works on every machine.
+
+    float16 is widened to float32, as the engine does by itself; bfloat16 it does not compute in.
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
@@ -26,6 +30,7 @@ class OnnxRuntime(Backend):
     """
 
     _extra = "cpu"
+    _has_bf16 = False
 
     def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
         if precision not in ("auto", "f32"):
@@ -48,41 +53,58 @@ class OnnxRuntime(Backend):
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
         self._threads = threads or 0
-        self._session = None
-        self._names: tuple[str, str, str] | None = None
+        self._sessions: dict[str, Any] = {}
+        self._loaded: tuple[Bundle, Graph] | None = None
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
-        self._session = None  # frees the previous graph's weights first
+        if not self._has_bf16 and "bfloat16" in bundle.manifest.precision.values():
+            raise BackendError(
+                "ONNX Runtime does not compute in bfloat16 on the CPU; use --backend openvino, "
+                "or export the bundle with --precision fp16 or fp32"
+            )
+        self._sessions = {}  # frees the previous graph's weights first
         options = self._engine.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        path = bundle.graph_path(graph)
-        try:
-            session = self._open(str(path), options)
-        except self._errors as error:
-            _raise_if_memory(error)
-            raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
-        found = {value.name: tuple(value.shape) for value in session.get_inputs()}
-        found |= {value.name: tuple(value.shape) for value in session.get_outputs()}
+        found = {}
+        for name in graph.files:
+            path = bundle.path / name
+            try:
+                session = self._sessions[name] = self._open(str(path), options)
+            except self._errors as error:
+                _raise_if_memory(error)
+                raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
+            tensors = (*session.get_inputs(), *session.get_outputs())
+            found |= {tensor.name: tuple(tensor.shape) for tensor in tensors}
         expected = shapes(bundle.manifest, graph)
-        if found != expected:
+        between = {name for stage in graph.stages for name in (*stage.inputs, *stage.outputs)}
+        if found.keys() != expected.keys() | between or not expected.items() <= found.items():
             raise BundleError(f"{path} has tensors {found}, its manifest {expected}; export again")
-        self._session = session
-        self._names = (*bundle.manifest.inputs, bundle.manifest.output)
+        self._loaded = bundle, graph
 
     def _open(self, path: str, options: Any) -> Any:
         return self._engine.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Backend.run`."""
-        lr_name, noise_name, sr_name = self._names
+        bundle, graph = self._loaded
+        manifest = bundle.manifest
         try:
-            return self._session.run([sr_name], {lr_name: lr, noise_name: noise})[0]
+            if graph.stages:
+                return staged.upscale(
+                    graph.stages, manifest.steps, self._compute, lr, noise, self._threads
+                )[manifest.output]
+            values = dict(zip(manifest.inputs, (lr, noise), strict=True))
+            return self._sessions[graph.file].run([manifest.output], values)[0]
         except self._errors as error:
             self._raise(error)
+
+    def _compute(self, stage: Stage, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        values = dict(zip(stage.inputs, inputs, strict=True))
+        return self._sessions[stage.file].run(stage.outputs, values)
 
     def _raise(self, error: Exception) -> NoReturn:
         _raise_if_memory(error)

@@ -34,6 +34,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
     """
 
     _extra = "cuda"
+    _has_bf16 = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,9 +57,16 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Bring the graph to the GPU; see `Backend.load`."""
+        if graph.stages:
+            raise BackendError(
+                "ONNX Runtime runs unrolled bundles only on a GPU; use --backend onnxruntime, "
+                "or export the bundle with --topology unrolled"
+            )
         self._binding = self._values = None  # frees the previous graph's memory first
         super().load(bundle, graph)
         self._bundle = bundle
+        self._session = self._sessions[graph.file]
+        self._names = (*bundle.manifest.inputs, bundle.manifest.output)
         if self._session.get_providers()[0] != PROVIDER:
             raise BackendError(
                 "ONNX Runtime cannot start on the GPU; see that CUDA and cuDNN are installed as "

@@ -76,6 +76,11 @@ class OpenVino(Backend):
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Compile the graph for this processor; see `Backend.load`."""
+        if graph.stages:
+            raise BackendError(
+                "OpenVINO runs unrolled bundles only; use --backend onnxruntime, "
+                "or export the bundle with --topology unrolled"
+            )
         self._stages, self._precise = [], []  # frees the previous graph's weights first
         self._graph = bundle, graph
         self._stages = self._compiled(self.precision)

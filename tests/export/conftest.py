@@ -36,8 +36,8 @@ def micro_traces(micro):
     """Traces stages of `micro`, each once in a session."""
 
     @functools.cache
-    def traced(stage, batch, tile):
-        return trace.trace_stage(micro.chain, micro.preset, stage, batch, tile)
+    def traced(stage, batch, tile, dtype):
+        return trace.trace_stage(micro.chain, micro.preset, stage, batch, tile, dtype)
 
     return traced
 

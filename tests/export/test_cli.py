@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lpnsr.export import cli, pack
+from lpnsr.export import cli, pack, parity
 from lpnsr.models.checkpoints import CheckpointError
 from lpnsr.models.presets import PresetError
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
@@ -250,7 +250,7 @@ def test_what_is_no_tile(text):
 
 def test_a_wrong_graph_gets_one_line(run, quick, here, monkeypatch):
     monkeypatch.setattr(
-        pack, "measure", lambda *_, **__: {"x0_relative_l2": 0.5, "sr_close_share": 1.0}
+        parity, "measure", lambda *_, **__: {"x0_relative_l2": 0.5, "sr_close_share": 1.0}
     )
     code, out, err = run("--weights", quick.weights)
     assert (code, out, len(err)) == (2, [], 1)
@@ -280,7 +280,7 @@ def test_an_interrupted_export_says_so(run, quick, here, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pack, "measure", interrupt)
+    monkeypatch.setattr(parity, "measure", interrupt)
     assert run("--weights", quick.weights) == (
         130,
         [],

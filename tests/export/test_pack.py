@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lpnsr.export import engines, pack
+from lpnsr.export import engines, pack, parity
 from lpnsr.export.pack import stages
 from lpnsr.export.verify import ParityError, check
 from lpnsr.models.presets import Tolerance
@@ -94,15 +94,16 @@ def test_a_bundle(export, tmp_path, micro):
 
 def test_stages_are_told_apart(micro):
     names = stages(micro.preset, [SMALL, (1, (16, 24)), (2, (16, 16))])
-    assert len(set(names)) == len(names) == 3 * 6 + 1 + 3
+    assert len(set(names)) == len(names) == 3 * 6 + 2 + 3
     assert "trace denoiser 16x24, batch 1" in names
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("mistake", [another_schedule, another_weight, not_a_number])
-def test_a_wrong_graph_is_not_written(export, tmp_path, monkeypatch, mistake):
+def test_a_wrong_graph_is_not_written(export, tmp_path, monkeypatch, mistake, precision):
     monkeypatch.setattr(pack, "unroll", mistake(pack.unroll))
     with pytest.raises(ParityError, match="no bundle was written"):
-        export()
+        export(precision=precision)
     assert everything(tmp_path) == {}
 
 
@@ -120,7 +121,7 @@ def test_a_stop_leaves_nothing(export, tmp_path, monkeypatch, error):
     def stop(*_, **__):
         raise error
 
-    monkeypatch.setattr(pack, "measure", stop)
+    monkeypatch.setattr(parity, "measure", stop)
     with pytest.raises(type(error)):
         export()
     assert everything(tmp_path) == {}

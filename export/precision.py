@@ -1,0 +1,104 @@
+"""Half precision, authored where a network is traced: narrow weights and float32 islands.
+
+Convolutions, linear layers and matrix products compute in the narrow type, on weights that are
+stored in it. Norms and softmax compute in float32, and so does whatever else meets a float32 value,
+up to the next product. A stage takes and gives float32; the state update knows nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from lpnsr.models.presets import Preset
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PRODUCTS = frozenset({torch.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__})
+ISLANDS = frozenset({F.group_norm, F.layer_norm, F.instance_norm, torch.softmax, Tensor.softmax})
+
+
+class MixedPrecision(TorchFunctionMode):
+    """Inside it, products compute in a narrow type, norms and softmax in float32.
+
+    These are the rules of `torch.autocast` on a GPU. That one does not reach into traces, and takes
+    other functions where there is no GPU.
+
+    Args:
+        dtype: the narrow type.
+        seen: shown every tensor of the narrow type, weights included.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, seen: Callable[[Tensor], None] = lambda tensor: None
+    ) -> None:
+        super().__init__()
+        self.dtype, self.seen = dtype, seen
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call `function` on arguments of the type that it is to compute in."""
+        kwargs = kwargs or {}
+        if function in PRODUCTS:
+            args, kwargs = self._cast((args, kwargs), self.dtype)
+        elif function in ISLANDS:
+            args, kwargs = self._cast((args, kwargs), torch.float32)
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and result.dtype == self.dtype:
+            self.seen(result)
+        return result
+
+    def _cast(self, values: Any, dtype: torch.dtype) -> Any:
+        """The same with all floating-point tensors in `dtype`."""
+
+        def cast(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            if dtype == self.dtype:
+                self.seen(tensor.to(dtype))
+            return tensor.to(dtype)
+
+        return tree_map_only(Tensor, cast, values)
+
+
+def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy whose convolutions and linear layers have weights of type `dtype`."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.to(dtype)
+    return module
+
+
+def assign(preset: Preset, stages: list[str], precision: str) -> dict[str, str]:
+    """The data type of each stage: "float32", "float16" or "bfloat16".
+
+    float32 stay: the search for codes and the auxiliary network's sorting, in which a near-tie
+    that falls differently changes all that follows, and stages without weights, which only move or
+    average values.
+
+    Args:
+        preset: the model.
+        stages: its stages.
+        precision: one of `lpnsr.models.roles.PRECISIONS`.
+    """
+    fixed = {"quantizer", "auxiliary"}
+    if "pre_upsampler" not in preset.networks:
+        fixed.add("pre_upsampler")
+    if "autoencoder" not in preset.networks:
+        fixed |= {"encoder", "decoder"}
+    types = dict.fromkeys(stages, DTYPES.get(precision, "float16"))
+    if precision == "mixed":
+        types |= {stage: "bfloat16" for stage in preset.bfloat16 if stage in types}
+    return types | {stage: "float32" for stage in stages if stage in fixed}

@@ -1,0 +1,239 @@
+"""Narrow weights, float32 islands, ranges, and a check that computes as narrowly as an engine."""
+
+import collections
+import copy
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from lpnsr.export import calls, pack, parity, ranges
+from lpnsr.export.emulate import emulate
+from lpnsr.export.engines import run_onnxruntime
+from lpnsr.export.precision import MixedPrecision, assign
+from lpnsr.export.trace import stages_of
+from lpnsr.export.verify import ParityError, check_narrow, random_input
+from lpnsr.models.presets import Tolerance, get_preset
+from lpnsr.runtime import backends
+
+from .conftest import SMALL
+
+TYPES = {"fp16": {"float16"}, "bf16": {"bfloat16"}, "mixed": {"float16", "bfloat16"}}
+NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+ISLANDS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "Softmax", "ArgMin"}
+PRODUCTS = {"Conv", "MatMul", "Gemm"}
+
+
+@pytest.fixture(scope="module")
+def bundles(micro, micro_traces, tmp_path_factory):
+    """Exports of the micro model, by precision."""
+    folder = tmp_path_factory.mktemp("precision")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: micro_traces(*shape))
+        return {
+            precision: pack.pack(
+                micro.chain, micro.preset, [SMALL], folder / precision, precision=precision
+            )
+            for precision in ("fp32", *TYPES)
+        }
+
+
+@pytest.fixture(params=TYPES)
+def narrow(request, bundles):
+    """A precision and a bundle in it."""
+    return request.param, bundles[request.param]
+
+
+def load(bundle):
+    return onnx.load(bundle.graph_path(bundle.manifest.graphs[0]))
+
+
+def kinds(model):
+    """Value name -> element type, of everything in a graph."""
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    graph = model.graph
+    values = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input)}
+    return values | {value.name: value.data_type for value in graph.initializer}
+
+
+def test_every_stage_has_its_type(narrow):
+    precision, bundle = narrow
+    types = dict(bundle.manifest.precision)
+    assert types.pop("quantizer") == "float32"
+    assert set(types.values()) == TYPES[precision]
+    assert (types["pre_upsampler"] == "bfloat16") == (precision != "fp16")
+    (graph,) = bundle.manifest.graphs
+    assert list(graph.parity) == [precision] and graph.precisions == ("f32",)
+    assert list(graph.stage_parity) == list(bundle.manifest.precision)
+
+
+def test_products_are_narrow_and_islands_are_not(narrow):
+    _, bundle = narrow
+    model = load(bundle)
+    onnx.checker.check_model(bundle.graph_path(bundle.manifest.graphs[0]), full_check=True)
+    assert model.opset_import[0].version in (20, 22)
+    types, seen = kinds(model), collections.Counter()
+    for node in model.graph.node:
+        inputs = {types[name] for name in node.input if name} - {TensorProto.INT64}
+        stage = node.name.rpartition("/")[0].rpartition("_")[0]
+        if node.op_type in PRODUCTS and stage not in ("quantizer", ""):
+            wanted = getattr(TensorProto, bundle.manifest.precision[stage].upper())
+            assert inputs == {wanted}, node.name
+        if node.op_type in ISLANDS or node.name.startswith(("chain/", "quantizer")):
+            assert inputs <= {TensorProto.FLOAT}, node.name
+        seen[node.op_type] += 1
+    assert seen["Softmax"] and seen["LayerNormalization"] and seen["InstanceNormalization"]
+    assert {value.type.tensor_type.elem_type for value in model.graph.input} == {TensorProto.FLOAT}
+    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_weights_are_stored_once_in_half_the_space(narrow, bundles):
+    """All but what is in float32: window tables and the constants of norms and codes."""
+    _, bundle = narrow
+    stored = [i for i in load(bundle).graph.initializer if i.data_type in NARROW]
+    kernels = collections.Counter(i.raw_data for i in stored if len(i.dims) == 4)
+    assert len(kernels) > 30 and set(kernels.values()) == {1}
+    size, before = (
+        sum(len(i.raw_data) for i in load(b).graph.initializer if len(i.dims) in (2, 4))
+        for b in (bundle, bundles["fp32"])
+    )
+    assert size < 0.75 * before
+
+
+def test_figures_are_those_of_the_type(narrow):
+    """Better than the limits, and worse than float32 could ever be."""
+    precision, bundle = narrow
+    (graph,) = bundle.manifest.graphs
+    for stage, dtype in bundle.manifest.precision.items():
+        low, high = {"float16": (55, 100), "bfloat16": (40, 80), "float32": (100, 200)}[dtype]
+        figures = graph.stage_parity[stage]
+        assert low < figures["psnr"] <= high, stage
+        assert figures["mean"] <= figures["worst"]
+        considered = precision in ("fp16", "mixed") and dtype == "float16"
+        assert ("largest" in figures) == considered
+    assert graph.parity[precision]["decoder_psnr"] == graph.stage_parity["decoder"]["psnr"]
+
+
+def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narrow):
+    """The same rounding at the same places: nearer to each other than either to float32."""
+    _, bundle = narrow
+    model = ir.load(bundle.graph_path(bundle.manifest.graphs[0]))
+    values = random_input(micro.preset, *SMALL, seed=5)
+    lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
+    call = next(c for c in calls.record(micro.chain, micro.preset, lr, noise))
+    assert call.stage == "pre_upsampler"
+    dtype = getattr(torch, bundle.manifest.precision[call.stage])
+    with torch.no_grad(), MixedPrecision(dtype):
+        expected = call.function(*call.inputs).float().numpy()
+    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["pre_upsampler_1"]), ir_version=10)
+    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["pre_upsampler_1"]
+    own = np.abs(expected - call.output.numpy()).mean()
+    assert 0 < np.abs(found - expected).mean() < 0.5 * own
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_emulation_rounds_after_every_operation(kind):
+    """x³ in a narrow type, in which ONNX Runtime either does not compute or does not round."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=kind),
+        helper.make_node("Mul", ["a", "a"], ["b"]),
+        helper.make_node("Mul", ["b", "a"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1000]) for n in "xy")
+    inner = [helper.make_tensor_value_info(n, kind, [1000]) for n in "abc"]
+    graph = helper.make_graph(nodes, "cube", [x], [y], value_info=inner)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    values = np.random.default_rng(0).uniform(1, 9, 1000).astype(np.float32)
+    run = run_onnxruntime(emulate(ir.from_proto(proto)))
+    dtype = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}[kind]
+    a = torch.from_numpy(values).to(dtype)
+    expected = ((a * a) * a).float().numpy()
+    np.testing.assert_array_equal(run({"x": values})["y"], expected)
+    if kind == TensorProto.FLOAT16:
+        session = onnxruntime.InferenceSession(proto.SerializeToString())
+        assert (session.run(None, {"x": values})[0] != expected).mean() > 0.5
+
+
+def overflowing(micro, stage):
+    """The micro model with one stage whose activations are beyond float16, in two ways."""
+    chain = copy.deepcopy(micro.chain)
+    if stage == "decoder":  # a product whose result the next norm makes small again
+        with torch.no_grad():
+            chain.codec.decoder.conv_in.weight *= 1e6
+    else:  # a weight itself
+        with torch.no_grad():
+            chain.denoiser.out[2].weight[0, 0, 0, 0] = 7e4
+    return chain
+
+
+@pytest.mark.parametrize("stage", ["decoder", "denoiser"])
+def test_what_float16_cannot_hold_is_refused(micro, tmp_path, stage):
+    chain = overflowing(micro, stage)
+    with pytest.raises(ranges.RangeError, match=rf"the {stage} reaches .*--precision mixed"):
+        pack.pack(chain, micro.preset, [SMALL], tmp_path / "bundle", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+    types, largest = ranges.settle(chain, micro.preset, "mixed", (16, 16))
+    found = [name for name, dtype in types.items() if dtype == "bfloat16"]
+    assert found == ["pre_upsampler", stage]
+    assert largest[stage] > ranges.LIMIT
+    assert ranges.settle(chain, micro.preset, "bf16", (16, 16))[1] == {}
+
+
+def test_stages_that_decide_or_only_move_values_stay_float32():
+    for name, fixed in {
+        "lpnsr": {"quantizer"},
+        "resshift": {"quantizer", "pre_upsampler"},
+        "upsr": {"pre_upsampler", "auxiliary", "encoder", "decoder"},
+        "lpnsr-tiny": {"encoder", "decoder"},
+    }.items():
+        preset = get_preset(name)
+        types = assign(preset, stages_of(preset), "fp16")
+        assert {stage for stage, dtype in types.items() if dtype == "float32"} == fixed
+        assert set(assign(preset, stages_of(preset), "fp32").values()) == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("types", "figures", "complaint"),
+    [
+        ({"decoder": "float16"}, {"x0_relative_l2": 5.1e-3}, "x_0 in float16 .* more than 5.0e-03"),
+        ({"decoder": "bfloat16"}, {"x0_relative_l2": 3.1e-2}, "x_0 in bfloat16"),
+        ({"decoder": "float16"}, {"x0_relative_l2": float("nan")}, "is nan"),
+        ({"decoder": "float16"}, {"decoder_psnr": 59.9}, "decoder on equal codes in float16"),
+        ({"decoder": "bfloat16"}, {"decoder_psnr": 44.9}, "less than 45.0 dB"),
+        ({"a": "bfloat16", "decoder": "float16"}, {"decoder_psnr": 59.9}, "less than 60.0 dB"),
+        ({"a": "bfloat16", "decoder": "float32"}, {"sr_psnr": 44.9}, "the picture in bfloat16"),
+        ({"decoder": "float16"}, {"category_share": 0.5}, "categories"),
+    ],
+)
+def test_figures_out_of_tolerance(types, figures, complaint):
+    good = {"x0_relative_l2": 4e-3, "sr_psnr": 61.0}
+    if types["decoder"] != "float32":
+        good["decoder_psnr"] = 61.0
+    check_narrow(good, types, Tolerance())
+    with pytest.raises(ParityError, match=complaint):
+        check_narrow({**good, **figures}, types, Tolerance())
+
+
+def test_onnx_runtime_runs_float16_and_says_what_runs_bfloat16(micro, bundles):
+    values = random_input(micro.preset, *SMALL, seed=7)
+    backend, _ = backends.create("onnxruntime")
+    pictures = {}
+    for precision in ("fp32", "fp16"):
+        backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
+        pictures[precision] = backend.run(values["lr"], values["noise"])
+    # Near-ties among the codes fall differently.
+    assert 0 < np.abs(pictures["fp16"] - pictures["fp32"]).mean() < 0.05
+    for precision in ("bf16", "mixed"):
+        with pytest.raises(backends.BackendError, match="--backend openvino, or export"):
+            backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
+
+
+def test_labels():
+    assert parity.label({"a": "float32"}) == "f32"
+    assert parity.label({"a": "float32", "b": "float16"}) == "fp16"
+    assert parity.label({"a": "bfloat16", "b": "float16"}) == "mixed"
