@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.runtime.bundle import BundleError
 
     try:
-        _export(args)
+        _verify(args) if args.verify else _export(args)
     except KeyboardInterrupt:
         print("lpnsr-export: interrupted, no bundle was written", file=sys.stderr)
         return 130
@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("-o", "--output", type=Path, help="folder of the bundle to make")
     target.add_argument(
         "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
+    )
+    target.add_argument(
+        "--verify",
+        type=Path,
+        metavar="DIR",
+        help="a bundle that is there, to be compared with eager PyTorch anew; takes --weights",
     )
     parser.add_argument("--preset", default="lpnsr", help="model (default: %(default)s)")
     parser.add_argument(
@@ -158,6 +164,15 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
     return int(text)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from lpnsr.export.parity import verify_bundle
+
+    given = {role: getattr(args, role) for role in ROLES}
+    if args.pre_upsampler in STARTS:
+        del given["pre_upsampler"]
+    _report(verify_bundle(Bundle.open(args.verify), args.weights, given))
 
 
 def _export(args: argparse.Namespace) -> None:

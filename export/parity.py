@@ -30,9 +30,11 @@ from lpnsr.export.verify import (
     random_input,
 )
 from lpnsr.models.chain import Chain
-from lpnsr.models.presets import Preset
+from lpnsr.models.presets import Preset, get_preset
+from lpnsr.models.variants import vary
+from lpnsr.models.weights import find_weights, load_chain
 from lpnsr.runtime import staged as runtime
-from lpnsr.runtime.bundle import Graph, Stage
+from lpnsr.runtime.bundle import Bundle, Graph, Stage
 
 FIRST = np.array([0])
 """Number of the first step."""
@@ -76,6 +78,33 @@ def verify(
         parity["decoder_psnr"] = stages["decoder"]["psnr"]
     check_narrow(parity, types, preset.tolerance)
     return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}}, stage_parity=stages)
+
+
+def verify_bundle(bundle: Bundle, folder: Path | None, given: Mapping[str, Path | None]) -> Bundle:
+    """Verify all graphs of a bundle anew, on other random input.
+
+    The reference is eager PyTorch in float32, so it takes the checkpoints and not the bundle alone:
+    what an export once measured would say nothing of the weights that are in the bundle now.
+
+    Args:
+        bundle: what to verify.
+        folder: of the checkpoints; by default those that come with the package.
+        given: checkpoints named one by one, by role.
+
+    Returns:
+        the bundle with the figures that were found; its files stay as they are.
+
+    Raises:
+        PresetError: this version has no such preset.
+        CheckpointError: a checkpoint is missing or of another network.
+        ParityError: a figure is out of tolerance.
+        EngineMissingError: ONNX Runtime is not installed.
+    """
+    manifest = bundle.manifest
+    preset = vary(get_preset(manifest.preset), **manifest.variant)
+    chain = load_chain(preset, find_weights(preset, folder, given))
+    graphs = [verify(chain, preset, manifest.precision, bundle.path, g) for g in manifest.graphs]
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, graphs=tuple(graphs)))
 
 
 def _runs(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lpnsr.export import cli, pack, parity
 from lpnsr.models.checkpoints import CheckpointError
@@ -48,6 +48,39 @@ def test_export(run, quick, here):
     (graph,) = bundle.manifest.graphs
     assert out[1].startswith(f"  {graph.file} in f32: x0_relative_l2 ")
     assert len(out) == 1 + 2 * len(bundle.manifest.graphs)
+
+
+def test_precision_and_topology(run, quick, here):
+    options = ("--precision", "fp16", "--topology", "staged")
+    code, out, err = run("--weights", quick.weights, *options)
+    assert (code, err) == (0, [])
+    manifest = Bundle.open(here / "out").manifest
+    assert (manifest.topology, manifest.precision["denoiser"]) == ("staged", "float16")
+    assert out[1].startswith("  stages for 16x16, batch 1 in fp16: x0_relative_l2 ")
+    assert [line.split()[:3] for line in out[2:]] == [
+        [stage, "in", dtype] for stage, dtype in manifest.precision.items()
+    ]
+
+
+def test_a_bundle_is_verified_anew(run, quick, here):
+    assert run("--weights", quick.weights)[0] == 0
+    again = ("--verify", "out")
+    code, out, err = run("--weights", quick.weights, base=again)
+    assert (code, err) == (0, [])
+    assert out[1].startswith("  micro_16x16_b1.onnx in f32: x0_relative_l2 ")
+    assert run(base=again)[2][0].startswith("lpnsr-export: micro needs weights")
+
+
+def test_other_weights_do_not_verify(run, quick, here):
+    """The bundle is whole, but not of these weights."""
+    assert run("--weights", quick.weights)[0] == 0
+    weights = load_file(quick.weights / "denoiser.safetensors")
+    weights["out.2.weight"][0] *= 1.1
+    save_file(weights, here / "denoiser.safetensors")
+    options = ("--weights", quick.weights, "--denoiser", "denoiser.safetensors")
+    code, out, err = run(*options, base=("--verify", "out"))
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "x_0 of the exported graph is" in err[0]
 
 
 def test_single_files(run, quick, here):

@@ -41,7 +41,7 @@ def everything(folder):
 def another_schedule(unroll):
     def unroll_wrongly(chain, *arguments):
         chain = copy.copy(chain)
-        chain.schedule = replace(chain.schedule, kappa=chain.schedule.kappa * 1.01)
+        chain.schedule = replace(chain.schedule, kappa=chain.schedule.kappa * 1.1)
         return unroll(chain, *arguments)
 
     return unroll_wrongly

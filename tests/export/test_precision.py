@@ -119,7 +119,7 @@ def test_figures_are_those_of_the_type(narrow):
 
 
 def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narrow):
-    """The same rounding at the same places: nearer to each other than either to float32."""
+    """As far from float32 as it, and nearer to it, as both round at the same places."""
     _, bundle = narrow
     model = ir.load(bundle.graph_path(bundle.manifest.graphs[0]))
     values = random_input(micro.preset, *SMALL, seed=5)
@@ -131,8 +131,10 @@ def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narr
         expected = call.function(*call.inputs).float().numpy()
     part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["pre_upsampler_1"]), ir_version=10)
     found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["pre_upsampler_1"]
-    own = np.abs(expected - call.output.numpy()).mean()
-    assert 0 < np.abs(found - expected).mean() < 0.5 * own
+    precise = call.output.numpy()
+    distance = np.abs(expected - precise).mean()
+    assert 0.8 < np.abs(found - precise).mean() / distance < 1.25
+    assert np.abs(found - expected).mean() < 0.9 * distance
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
@@ -179,7 +181,7 @@ def test_what_float16_cannot_hold_is_refused(micro, tmp_path, stage):
     assert list(tmp_path.iterdir()) == []
     types, largest = ranges.settle(chain, micro.preset, "mixed", (16, 16))
     found = [name for name, dtype in types.items() if dtype == "bfloat16"]
-    assert found == ["pre_upsampler", stage]
+    assert {"pre_upsampler", stage} <= set(found)
     assert largest[stage] > ranges.LIMIT
     assert ranges.settle(chain, micro.preset, "bf16", (16, 16))[1] == {}
 

@@ -60,14 +60,16 @@ def test_staged_and_unrolled_agree(micro, quick_pack, assert_share, options):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
-def test_narrow_stages(micro, quick_pack, assert_share, precision):
-    staged = quick_pack(micro.preset, "staged", precision=precision)
-    (graph,) = staged.manifest.graphs
+def test_narrow_stages_are_verified_one_by_one(micro, quick_pack, precision):
+    bundle = quick_pack(micro.preset, "staged", precision=precision)
+    (graph,) = bundle.manifest.graphs
     assert list(graph.parity) == [precision]
-    assert list(graph.stage_parity) == list(staged.manifest.precision)
+    assert list(graph.stage_parity) == list(bundle.manifest.precision)
+    narrow = {stage for stage, dtype in bundle.manifest.precision.items() if dtype != "float32"}
+    for stage in narrow:
+        assert 40 < graph.stage_parity[stage]["psnr"] < 100
     if precision == "fp16":
-        unrolled = quick_pack(micro.preset, "unrolled", precision=precision)
-        assert_share(run(staged), run(unrolled), 0.99, within=1e-3)
+        assert np.isfinite(run(bundle)).all()
 
 
 @pytest.mark.parametrize("preset", [RESSHIFT, UPSR], ids=lambda preset: preset.name)
