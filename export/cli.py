@@ -183,8 +183,6 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.runtime.bundle import BundleError
 
     wanted = engine_cli.check(args)
-    if wanted:
-        engine_cli.check_topology(args.topology)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
     preset = vary(get_preset(args.preset), args.steps, args.noise, start)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lpnsr.export import tensorrt
-from lpnsr.runtime.backends import BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError
+from lpnsr.export import engine_store, tensorrt
+from lpnsr.runtime.backends.tensorrt import TensorRt
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph
 from lpnsr.runtime.engines import BUILDERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for engines."""
     group = parser.add_argument_group("engines for NVIDIA GPUs")
-    group.add_argument("--engine", choices=BUILDERS, help="build an engine of every graph")
+    group.add_argument("--engine", choices=BUILDERS, help="build engines of all graphs")
     group.add_argument(
         "--gpu",
         type=_gpu,
@@ -49,13 +49,11 @@ def main(args: argparse.Namespace) -> int:
         wanted = check(args)
         if wanted is None:
             raise BundleError(f"nothing to do with {args.bundle}; add --engine tensorrt-rtx")
-        bundle = Bundle.open(args.bundle)
-        check_topology(bundle.manifest.topology)
-        build(bundle, wanted)
+        build(Bundle.open(args.bundle), wanted)
     except KeyboardInterrupt:
         print("lpnsr-export: interrupted; engines that were done are kept", file=sys.stderr)
         return 130
-    except (BackendError, BundleError, MemoryError, OSError) as error:
+    except (RuntimeError, BundleError, MemoryError, OSError) as error:
         if args.debug:
             raise
         print(f"lpnsr-export: {error}", file=sys.stderr)
@@ -74,45 +72,64 @@ def check(args: argparse.Namespace) -> tensorrt.Order | None:
     return tensorrt.order(args.engine, args.gpu, args.optimization_level, args.timing_cache)
 
 
-def check_topology(topology: str) -> None:
-    """See that a bundle of this topology can have engines.
-
-    Raises:
-        BundleError: it cannot.
-    """
-    if topology != "unrolled":
-        raise BundleError("engines are built of unrolled bundles only; use --topology unrolled")
-
-
 def build(bundle: Bundle, wanted: tensorrt.Order) -> Bundle:
-    """Build an engine of each graph, with a progress bar, and say what came out.
+    """Build engines of all graphs, with a progress bar, and say what came out.
+
+    Where the GPU is one that they are built for, they are compared with their graphs.
 
     Raises:
         BackendError: the builder fails, or an engine is suspiciously large.
         BundleError: the bundle cannot be changed.
+        ParityError: an engine does not compute what its graph computes; it is taken out again.
         MemoryError: memory does not suffice.
     """
     for graph in bundle.manifest.graphs:
-        layout = "{l_bar}{bar}| {elapsed}"
-        with tqdm(total=1.0, bar_format=layout, desc=graph.file, disable=None) as bar:
-
-            def show(phase: str, done: float, bar: tqdm = bar) -> None:
-                bar.set_postfix_str(phase, refresh=False)
-                bar.update(done - bar.n)
-
-            try:
-                bundle, peak = tensorrt.add_engine(bundle, graph.file, wanted, show)
-            except PermissionError as error:
-                raise BundleError(
-                    f"{bundle.path} cannot be changed ({error.strerror}); copy it first"
-                ) from error
-        engine = bundle.manifest.engines[-1]
-        if not peak:
-            print(f"  {graph.file} has its {wanted.builder} engine already")
-            continue
-        size = (bundle.path / engine.file).stat().st_size
-        print(f"  {engine.file}: {size / 1e6:.1f} MB, built with {peak / 1e9:.2f} GB of memory")
+        for file in graph.files:
+            bundle = _build(bundle, file, wanted)
+        if tensorrt.present() in wanted.gpus:
+            _compare(bundle, graph, wanted.builder)
+        else:
+            print("    not compared with ONNX Runtime: the GPU is not here")
     return bundle
+
+
+def _build(bundle: Bundle, file: str, wanted: tensorrt.Order) -> Bundle:
+    layout = "{l_bar}{bar}| {elapsed}{postfix}"
+    with tqdm(total=1.0, bar_format=layout, desc=file, disable=None) as bar:
+
+        def show(phase: str, done: float) -> None:
+            bar.set_postfix_str(phase, refresh=False)
+            bar.update(done - bar.n)
+
+        try:
+            bundle, peak = engine_store.add_engine(bundle, file, wanted, show)
+        except PermissionError as error:
+            raise BundleError(
+                f"{bundle.path} cannot be changed ({error.strerror}); copy it first"
+            ) from error
+    if not peak:
+        print(f"  {file} has its {wanted.builder} engine already")
+        return bundle
+    engine = bundle.manifest.engines[-1]
+    size = (bundle.path / engine.file).stat().st_size
+    print(f"  {engine.file}: {size / 1e6:.1f} MB, built with {peak / 1e9:.2f} GB of memory")
+    return bundle
+
+
+def _compare(bundle: Bundle, graph: Graph, builder: str) -> None:
+    try:
+        from lpnsr.export.engine_parity import check_engines
+        from lpnsr.export.verify import ParityError
+    except ImportError as error:
+        print(f"    not compared: {error.name} is missing; pip install 'lpnsr[cpu,export]'")
+        return
+    try:
+        figures = check_engines(bundle, graph, TensorRt(builder))
+    except ParityError:
+        engine_store.drop_engines(bundle, graph, builder)
+        raise
+    found = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+    print(f"    against ONNX Runtime: {found}")
 
 
 def _gpu(text: str) -> str:

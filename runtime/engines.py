@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -108,3 +111,15 @@ def read(bundle: Bundle, engine: Engine) -> bytes:
             f"{bundle.path / engine.file} is missing or damaged; "
             f"run: {command(bundle, engine.builder, *engine.gpus)}"
         ) from error
+
+
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """A hidden file beside `file`, which takes its place in the end if all goes well."""
+    partial = file.with_name(f".{file.name}.lpnsr-partial")
+    partial.touch()  # what cannot be written is known before the work
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -28,6 +28,13 @@ Compute = Callable[[Stage, Sequence[np.ndarray]], Sequence[np.ndarray]]
 """Runs a stage: its inputs in, its outputs out, both in the stage's order."""
 
 
+Call = Callable[[Stage, int], None]
+"""Computes a stage, at the step of this number."""
+
+Update = Callable[[StepConstants, str, Sequence[str]], None]
+"""Makes `state` and `scaled` of the state of this name and, by name, the terms besides noise."""
+
+
 def upscale(
     stages: Sequence[Stage],
     steps: Sequence[StepConstants],
@@ -49,36 +56,48 @@ def upscale(
     Returns:
         all arrays of the table above, as they are at the end; `sr` is the output.
     """
-    known = {stage.name: stage for stage in stages}
     values = {"lr": lr}
     draws = iter(noise)
 
-    def call(name: str) -> None:
-        stage = known[name]
+    def call(stage: Stage, number: int) -> None:
+        values["step"] = np.array([number])
         outputs = compute(stage, [values[source] for source in stage.inputs])
         values.update(zip(stage.outputs, outputs, strict=True))
 
-    def update(step: StepConstants, state: np.ndarray, names: Sequence[str]) -> None:
+    def update(step: StepConstants, state: str, terms: Sequence[str]) -> None:
         values["state"], values["scaled"] = kernels.residual_shift(
-            kernels.Step(step.state, step.prediction, step.start, step.noise, step.next_scale),
-            state,
-            **{name: values[name] for name in names if name in values},
+            factors(step),
+            values[state],
+            **{name: values[name] for name in terms},
             eps=next(draws) if step.noise else None,
             threads=threads,
         )
 
+    drive(stages, steps, call, update)
+    return values
+
+
+def drive(
+    stages: Sequence[Stage], steps: Sequence[StepConstants], call: Call, update: Update
+) -> None:
+    """Go through the chain: call each stage when it is its turn, update the state between them."""
+    known = {stage.name: stage for stage in stages}
     for name in ("pre_upsampler", "encoder", "auxiliary"):
         if name in known:
-            call(name)
+            call(known[name], 0)
+    weight = ["weight"] if "auxiliary" in known else []
     start, *rest = steps
-    update(start, values["y"], ["weight"])
+    update(start, "y", weight)
     for number, step in enumerate(rest):
-        values["step"] = np.array([number])
-        call("denoiser")
-        names = ["x0", "y", "weight"]
+        call(known["denoiser"], number)
+        terms = ["x0", "y", *weight]
         if step.predicted:
-            call("noise_predictor")
-            names += ["mean", "logvar"]
-        update(step, values["state"], names)
-    call("decoder")
-    return values
+            call(known["noise_predictor"], number)
+            terms += ["mean", "logvar"]
+        update(step, "state", terms)
+    call(known["decoder"], 0)
+
+
+def factors(step: StepConstants) -> kernels.Step:
+    """What the kernel wants to know of an update."""
+    return kernels.Step(step.state, step.prediction, step.start, step.noise, step.next_scale)

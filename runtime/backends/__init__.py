@@ -29,7 +29,7 @@ class BackendError(RuntimeError):
 
 
 class PrecisionError(BackendError):
-    """The graph computes in a precision whose range does not suffice."""
+    """An engine has no higher precision than the one whose range did not suffice."""
 
 
 class Backend(Protocol):
@@ -71,11 +71,10 @@ class Backend(Protocol):
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
 
-        Called when `run` gives values that are not finite. An engine that computes in one
-        precision only runs again.
+        Called when `run` gives values that are not finite, also while a `stream` is under way.
 
         Raises:
-            PrecisionError: a higher precision needs another bundle; says which.
+            PrecisionError: the engine has no higher precision; says what may help.
         """
 
     def describe(self) -> str:
@@ -140,13 +139,10 @@ def _fastest(
 
 
 def _on_gpu(name: str, bundle: Bundle | None, graphs: Sequence[Graph]) -> Backend:
-    if name == "onnxruntime-cuda":
-        from lpnsr.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
-
-        return OnnxRuntimeCuda()
+    from lpnsr.runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
     from lpnsr.runtime.backends.tensorrt import TensorRt
 
-    engine = TensorRt(name)
+    engine = OnnxRuntimeCuda() if name == "onnxruntime-cuda" else TensorRt(name)
     if bundle:
         engine.check(bundle, graphs)
     return engine

@@ -1,4 +1,8 @@
-"""Batches on their way through a GPU: upload, computation and download at the same time."""
+"""Batches on their way through a GPU: upload, computation and download at the same time.
+
+Tiles travel in float32, not in 8 bits: they are blended and their colours corrected before they are
+rounded, once, so that a GPU gives the picture that a CPU gives.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,9 @@ class Slot:
         sizes = {name: _FLOAT * math.prod(shape) for name, shape in shapes.items()}
         self.here = {name: pinned.allocate(size) for name, size in sizes.items()}
         self.there = {name: device.allocate(size, stream=stream) for name, size in sizes.items()}
-        self.arrays = {name: _view(self.here[name], shape) for name, shape in shapes.items()}
+        self.arrays = {
+            name: view(self.here[name], np.float32, shape) for name, shape in shapes.items()
+        }
         self.addresses = {name: int(buffer.handle) for name, buffer in self.there.items()}
         self.uploaded, self.computed, self.downloaded = (device.create_event() for _ in range(3))
         self.graph: Graph | None = None
@@ -98,7 +104,7 @@ class Lanes:
         return builder.complete()
 
     def run(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
-        """Compute one batch after the other.
+        """Compute one batch after the other; one such run at a time.
 
         While a batch is computed, the next is taken from `batches` and uploaded.
 
@@ -149,7 +155,7 @@ class Lanes:
         return slot.arrays[self._output].copy()
 
 
-def _view(buffer: Buffer, shape: tuple[int, ...]) -> np.ndarray:
-    """Pinned memory as a float32 array, which does not keep it alive."""
-    content = (ctypes.c_float * math.prod(shape)).from_address(int(buffer.handle))
-    return np.ctypeslib.as_array(content).reshape(shape)
+def view(buffer: Buffer, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """Pinned memory as an array, which does not keep it alive."""
+    content = (ctypes.c_byte * buffer.size).from_address(int(buffer.handle))
+    return np.frombuffer(content, dtype).reshape(shape)

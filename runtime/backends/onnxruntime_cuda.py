@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,28 +44,34 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 "the ONNX Runtime that is installed is for CPUs; change it with: "
                 'pip uninstall onnxruntime && pip install "lpnsr[cuda]"'
             )
+        if hasattr(self._engine, "preload_dlls"):
+            self._engine.preload_dlls()  # CUDA and cuDNN as installed by pip
         try:
             self._place(np.zeros(1, np.float32))
-        except self._failures as error:
+        except (*self._errors, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"ONNX Runtime finds no NVIDIA GPU: {reason}") from error
         self._has_graph = True
-        self._bundle: Bundle | None = None
 
-    @property
-    def _failures(self) -> tuple[type[Exception], ...]:
-        return (*self._errors, RuntimeError)
+    def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
+        """See that these graphs can be run.
+
+        Raises:
+            BackendError: one cannot.
+        """
+        if any(graph.stages for graph in graphs):
+            raise BackendError(
+                "ONNX Runtime runs unrolled bundles only on a GPU; use --backend tensorrt, or "
+                "export the bundle with --topology unrolled"
+            )
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Bring the graph to the GPU; see `Backend.load`."""
-        if graph.stages:
-            raise BackendError(
-                "ONNX Runtime runs unrolled bundles only on a GPU; use --backend onnxruntime, "
-                "or export the bundle with --topology unrolled"
-            )
-        self._binding = self._values = None  # frees the previous graph's memory first
+        self.check(bundle, [graph])
+        self._session = self._binding = self._values = (
+            None  # frees the previous graph's memory first
+        )
         super().load(bundle, graph)
-        self._bundle = bundle
         self._session = self._sessions[graph.file]
         self._names = (*bundle.manifest.inputs, bundle.manifest.output)
         if self._session.get_providers()[0] != PROVIDER:
@@ -100,7 +107,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
         Raises:
             PrecisionError: there is a higher one.
         """
-        if set(self._bundle.manifest.precision.values()) <= {"float32"}:
+        if set(self._loaded[0].manifest.precision.values()) <= {"float32"}:
             return self.run(lr, noise)
         raise PrecisionError(
             "in float16 or bfloat16 numbers went out of range; make a bundle with: "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,11 @@ from lpnsr.kernels import cuda
 from lpnsr.runtime import engines
 from lpnsr.runtime.backends import Backend, BackendError, Batches, PrecisionError, cache_folder
 from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
-from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, shapes
+from lpnsr.runtime.backends.loaded import LoadedEngine, StagedChain
+from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
 
 if TYPE_CHECKING:
-    from cuda.core import Stream
+    from cuda.core import Buffer
 
 
 class TensorRt(Backend):
@@ -40,12 +40,13 @@ class TensorRt(Backend):
             raise BackendError(str(error)) from error
         self._builder, self._cuda_graph = builder, cuda_graph
         self._log = engines.create_log(self._trt)
-        self._runtime = self._trt.Runtime(self._log)
-        if self._runtime is None:
-            raise self._log.fail(f"{builder} cannot start")
-        self._bundle: Bundle | None = None
+        try:
+            self._runtime = self._trt.Runtime(self._log)
+        except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
+            raise self._log.fail(f"{builder} cannot start") from error
         self._lanes: Lanes | None = None
-        self._held: list[Any] = []
+        self._parts: dict[str, LoadedEngine] = {}
+        self._scratch: Buffer | None = None
 
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
         """See that there are engines of all these graphs for this GPU.
@@ -53,19 +54,20 @@ class TensorRt(Backend):
         Raises:
             EngineError: one is missing, stale or foreign; says which command builds it.
         """
-        for graph in graphs:
-            self._find(bundle, graph)
+        for file in (file for graph in graphs for file in graph.files):
+            self._find(bundle, file)
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
-        """Bring the graph's engine to the GPU; see `Backend.load`."""
+        """Bring the graph's engines to the GPU; see `Backend.load`."""
         self._device.set_current()
-        self._lanes, self._held = None, []  # frees the previous engine's memory first
-        engine = self._find(bundle, graph)
-        plan = engines.read(bundle, engine)
-        self._accept(bundle, engine, plan)
-        with cuda_errors(f"cannot load {engine.file}"):
-            self._start(engine, plan, bundle, graph)
-        self._bundle = bundle
+        self._lanes, self._parts, self._scratch = None, {}, None  # frees the previous ones first
+        with cuda_errors(f"{self._builder} cannot start"):
+            self._parts = {file: self._load(bundle, file) for file in graph.files}
+            self._check_tensors(bundle.manifest, graph)
+            self._start(bundle.manifest, graph)
+        for part in self._parts.values():
+            part.keep()
+        self._manifest = bundle.manifest
 
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Backend.run`."""
@@ -79,13 +81,13 @@ class TensorRt(Backend):
             yield from self._lanes.run(batches)
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same; an engine computes in the precision that it was built for.
+        """Not possible: an engine computes in the precision that it was built for.
 
         Raises:
-            PrecisionError: there is a higher one.
+            PrecisionError: always; says what may help.
         """
-        if set(self._bundle.manifest.precision.values()) <= {"float32"}:
-            return self.run(lr, noise)
+        if set(self._manifest.precision.values()) <= {"float32"}:
+            raise PrecisionError("try another model or seed")
         raise PrecisionError(
             "in float16 or bfloat16 numbers went out of range; make a bundle with: "
             f"lpnsr-export --precision fp32 --engine {self._builder}"
@@ -97,9 +99,17 @@ class TensorRt(Backend):
         graph = "" if self._cuda_graph else " without CUDA graph"
         return f"{name} {self._trt.__version__} on {self._device.name}{graph}"
 
-    def _find(self, bundle: Bundle, graph: Graph) -> Engine:
+    def _find(self, bundle: Bundle, file: str) -> Engine:
         version, gpu = self._trt.__version__, f"sm_{self._device.arch}"
-        return engines.find(bundle, graph.file, self._builder, version, gpu)
+        return engines.find(bundle, file, self._builder, version, gpu)
+
+    def _load(self, bundle: Bundle, file: str) -> LoadedEngine:
+        engine = self._find(bundle, file)
+        plan = engines.read(bundle, engine)
+        self._accept(bundle, engine, plan)
+        gpu = re.sub(r"\W+", "-", self._device.name).lower()
+        compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
+        return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:
         """Let the runtime look at an engine's head, where it says for what it was built."""
@@ -115,71 +125,41 @@ class TensorRt(Backend):
                 + engines.command(bundle, self._builder, f"sm_{self._device.arch}")
             )
 
-    def _start(self, engine: Engine, plan: bytes, bundle: Bundle, graph: Graph) -> None:
-        loaded = self._runtime.deserialize_cuda_engine(plan)
-        if loaded is None:
-            raise self._log.fail(f"{self._builder} cannot load {engine.file}")
-        expected = shapes(bundle.manifest, graph)
-        self._check_tensors(loaded, engine.file, expected)
-        gpu = re.sub(r"\W+", "-", self._device.name).lower()
-        jit = Jit(self._trt, loaded, cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit")
-        context = jit.context()
-        if context is None:
-            raise self._log.fail(f"{self._builder} cannot prepare {engine.file}")
+    def _check_tensors(self, manifest: Manifest, graph: Graph) -> None:
+        """See that the engines have the tensors that the manifest promises.
+
+        Raises:
+            BundleError: they have others.
+        """
+        expected = shapes(manifest, graph)
+        found, types = {}, {}
+        for part in self._parts.values():
+            found |= part.shapes
+            types |= part.types
+        between = {name for stage in graph.stages for name in (*stage.inputs, *stage.outputs)}
+        narrow = set(types.values()) - {self._trt.float32, self._trt.int64}
+        if (
+            found.keys() != expected.keys() | between
+            or not expected.items() <= found.items()
+            or narrow
+        ):
+            raise BundleError(
+                f"the engines of {graph.files[0]} have tensors {found}, the manifest {expected}; "
+                "export again"
+            )
+
+    def _start(self, manifest: Manifest, graph: Graph) -> None:
         stream = self._device.create_stream()
-        scratch = self._device.allocate(max(loaded.device_memory_size_v2, 1), stream=stream)
+        size = max(1, *(part.scratch for part in self._parts.values()))
+        self._scratch = self._device.allocate(size, stream=stream)
+        for part in self._parts.values():
+            part.use(self._scratch)
+        if graph.stages:
+            chain = StagedChain(self._device, stream, self._parts, manifest, graph)
+        else:
+            chain = self._parts[graph.file]
         stream.sync()
-        context.set_device_memory(int(scratch.handle), loaded.device_memory_size_v2)
-        self._held = [jit, scratch]
-
-        def enqueue(stream: Stream, addresses: Mapping[str, int]) -> None:
-            for name, address in addresses.items():
-                context.set_tensor_address(name, address)
-            if not context.execute_async_v3(int(stream.handle)):
-                raise self._log.fail(f"{self._builder} cannot run {engine.file}")
-
-        *inputs, output = expected.items()
-        self._lanes = Lanes(self._device, dict(inputs), dict([output]), enqueue, self._cuda_graph)
-        jit.keep()
-
-    def _check_tensors(
-        self, loaded: Any, file: str, expected: Mapping[str, tuple[int, ...]]
-    ) -> None:
-        names = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
-        found = {name: tuple(loaded.get_tensor_shape(name)) for name in names}
-        types = {loaded.get_tensor_dtype(name) for name in names}
-        if found != dict(expected) or types != {self._trt.float32}:
-            raise BundleError(f"{file} has tensors {found}, its manifest {expected}; export again")
-
-
-class Jit:
-    """TensorRT-RTX compiles an engine's code for the GPU at hand when it is loaded, and keeps it.
-
-    TensorRT has compiled it before and keeps nothing.
-    """
-
-    def __init__(self, trt: Any, engine: Any, file: Path) -> None:
-        self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._engine, self._file = engine, file
-        self._config = self._cache = None
-        if hasattr(trt, "IRuntimeCache"):
-            self._config = engine.create_runtime_config()
-            self._config.set_execution_context_allocation_strategy(self._strategy)
-            self._cache = self._config.create_runtime_cache()
-            with suppress(OSError):
-                self._cache.deserialize(file.read_bytes())  # refuses what does not fit
-            self._config.set_runtime_cache(self._cache)
-
-    def context(self) -> Any:
-        """What runs the engine, in device memory that is given to it; None if that fails."""
-        return self._engine.create_execution_context(self._config or self._strategy)
-
-    def keep(self) -> None:
-        """Write what was compiled to the cache folder, if there is one."""
-        if self._cache is None:
-            return
-        partial = self._file.with_name(f".{self._file.name}.lpnsr-partial")
-        with suppress(OSError):  # nowhere to write costs the next start some seconds
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(self._cache.serialize())
-            partial.replace(self._file)
+        *inputs, output = shapes(manifest, replace(graph, stages=())).items()
+        self._lanes = Lanes(
+            self._device, dict(inputs), dict([output]), chain.enqueue, self._cuda_graph
+        )

@@ -11,9 +11,9 @@ import time
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from runtime.toy import TILES, write_bundle
+from runtime.toy import TILES, write_bundle, write_staged_bundle
 
-from lpnsr.export import cli, engine_cli, tensorrt
+from lpnsr.export import cli, engine_cli, engine_store, tensorrt
 from lpnsr.runtime.backends import BackendError
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 from lpnsr.runtime.engines import EngineError, find, read
@@ -22,6 +22,15 @@ trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not 
 
 BUILDER, GPU = "tensorrt-rtx", "sm_89"
 VERSION = trt.__version__
+ABSENT = "    not compared with ONNX Runtime: the GPU is not here"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gpu():
+    """What is built here is not run, wherever the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorrt, "present", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +84,7 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
     (target / MANIFEST).write_text(manifest.to_json())
     code, out, err = run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU)
     assert (code, err) == (0, [])
+    assert out[1:] == [ABSENT]
     (engine,) = Bundle.open(target).manifest.engines
     assert re.fullmatch(
         rf"  {re.escape(engine.file)}: [\d.]+ MB, built with [\d.]+ GB of memory", out[0]
@@ -83,9 +93,19 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
     assert size > (target / "weights.bin").stat().st_size
     assert run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU) == (
         0,
-        [f"  {graph.file} has its {BUILDER} engine already"],
+        [f"  {graph.file} has its {BUILDER} engine already", ABSENT],
         [],
     )
+
+
+def test_a_staged_bundle_gets_an_engine_for_each_network(tmp_path, capfd):
+    target = write_staged_bundle(tmp_path / "staged")
+    code, out, err = run(capfd, "--bundle", target, "--engine", BUILDER, "--gpu", GPU)
+    assert (code, err) == (0, [])
+    opened = Bundle.open(target)
+    (graph,) = opened.manifest.graphs
+    found = [find(opened, file, BUILDER, VERSION, GPU).file for file in graph.files]
+    assert [line.split(":")[0].strip() for line in out[:-1]] == found
 
 
 @pytest.mark.parametrize(
@@ -120,7 +140,7 @@ def test_a_damaged_engine_is_refused_and_built_again(own, capfd):
 def test_one_engine_serves_several_gpus_and_replaces_the_narrower(own):
     (old,), wanted = own.manifest.engines, tensorrt.order(BUILDER, ["sm_120", GPU])
     graph = own.manifest.graphs[0].file
-    bundle, _ = tensorrt.add_engine(own, graph, wanted, lambda phase, done: None)
+    bundle, _ = engine_store.add_engine(own, graph, wanted, lambda phase, done: None)
     (engine,) = Bundle.open(own.path).manifest.engines
     assert engine.gpus == ("sm_120", GPU)
     assert find(bundle, graph, BUILDER, VERSION, "sm_120") == engine
@@ -137,7 +157,7 @@ def test_progress_rises_to_the_end(own):
 
 
 def test_an_engine_much_larger_than_its_weights_is_refused(own, monkeypatch, capfd):
-    monkeypatch.setattr(tensorrt, "CODE", 0)
+    monkeypatch.setattr(engine_store, "CODE", 0)
     before = names(own.path)
     options = ["--bundle", own.path, "--engine", BUILDER, "--gpu", "sm_80"]
     code, out, err = run(capfd, *options)
@@ -171,7 +191,7 @@ def test_a_graph_that_the_builder_cannot_read_is_refused(own, capfd):
     )
     wanted = tensorrt.order(BUILDER, ["sm_80"])
     with pytest.raises(BackendError, match=rf"tensorrt-rtx cannot read .*{graph}.*in node odd"):
-        tensorrt.add_engine(own, graph, wanted, lambda phase, done: None)
+        engine_store.add_engine(own, graph, wanted, lambda phase, done: None)
     assert capfd.readouterr() == ("", "")
 
 
@@ -191,8 +211,7 @@ def test_what_cannot_be_built_is_said_in_one_line(built, capfd, monkeypatch, opt
     assert re.search(reason, err[0])
 
 
-def test_without_a_gpu_one_has_to_be_named(monkeypatch):
-    monkeypatch.setattr(tensorrt, "present", lambda: None)
+def test_without_a_gpu_one_has_to_be_named():
     with pytest.raises(BackendError, match=r"no NVIDIA GPU here; .* --gpu sm_75 sm_80"):
         tensorrt.order(BUILDER)
 

@@ -5,11 +5,17 @@ it, in any order that streams and events allow. A missing wait so shows as a wro
 """
 
 import ctypes
+import dataclasses
 import random
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
+
+import lpnsr.kernels.cuda
+from lpnsr import kernels
+from lpnsr.runtime.bundle import MANIFEST, Bundle, Engine, sha256
 
 
 class Gpu:
@@ -103,7 +109,7 @@ class Event:
 
 class Buffer:
     def __init__(self, size):
-        self.content = np.full(size, 0x7F, np.uint8)
+        self.content, self.size = np.full(size, 0x7F, np.uint8), size
         self.handle = self.content.ctypes.data
 
     def copy_from(self, other, *, stream):
@@ -150,6 +156,31 @@ class Graph:
             stream.put(operation)
 
 
+class Kernel:
+    """Stands in for `lpnsr.kernels.cuda.ResidualShift`: computes on the CPU."""
+
+    def __init__(self, device):
+        pass
+
+    def launch(self, stream, step, dtype, shape, *, out, scaled, x, eps=0, **terms):
+        assert dtype == "float32"
+
+        def work():
+            tensors = {name: at(address, shape) for name, address in {"x": x, **terms}.items()}
+            noise = at(eps, shape) if eps else None
+            results = kernels.residual_shift(step, **tensors, eps=noise)
+            for address, result in zip((out, scaled), results, strict=True):
+                np.copyto(at(address, shape), result)
+
+        stream.put(work)
+
+
+def at(address, shape, dtype=np.float32):
+    """What lies at an address."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_byte * size).from_address(address), dtype).reshape(shape)
+
+
 class Context:
     """Stands in for `IExecutionContext`: computes with ONNX Runtime."""
 
@@ -161,6 +192,7 @@ class Context:
         self._memory = memory
 
     def set_tensor_address(self, name, memory):
+        assert name in self._engine.shapes
         self._addresses[name] = memory
         return True
 
@@ -171,7 +203,7 @@ class Context:
         return True
 
 
-class Engine:
+class CudaEngine:
     """Stands in for `ICudaEngine`; its plan is an ONNX graph."""
 
     device_memory_size_v2 = 4096
@@ -182,6 +214,8 @@ class Engine:
         self.outputs = [value.name for value in self.session.get_outputs()]
         values = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.shapes = {value.name: value.shape for value in values}
+        self.types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        self.types = {value.name: self.types[value.type] for value in values}
         self.num_io_tensors = len(values)
 
     def get_tensor_name(self, index):
@@ -191,7 +225,7 @@ class Engine:
         return self.shapes[name]
 
     def get_tensor_dtype(self, name):
-        return self.trt.float32
+        return {np.float32: self.trt.float32, np.int64: self.trt.int64}[self.types[name]]
 
     def create_runtime_config(self):
         return Config(self)
@@ -202,9 +236,7 @@ class Engine:
 
     def compute(self, addresses):
         arrays = {
-            name: np.ctypeslib.as_array(
-                (ctypes.c_float * int(np.prod(shape))).from_address(addresses[name])
-            ).reshape(shape)
+            name: at(addresses[name], shape, self.types[name])
             for name, shape in self.shapes.items()
         }
         inputs = {name: arrays[name] for name in arrays if name not in self.outputs}
@@ -252,11 +284,46 @@ def tensorrt(trt, gpu):
 
         def deserialize_cuda_engine(self, plan):
             try:
-                return Engine(trt, gpu, plan)
+                return CudaEngine(trt, gpu, plan)
             except Exception as error:
                 self.logger.log(trt.ILogger.ERROR, f"cannot deserialise: {error}")
                 return None
 
-    names = ("ILogger", "float32", "EngineValidity", "EngineInvalidityDiagnostics", "__version__")
+    names = (
+        "ILogger",
+        "float32",
+        "int64",
+        "EngineValidity",
+        "EngineInvalidityDiagnostics",
+        "__version__",
+    )
     names += ("ExecutionContextAllocationStrategy", "IRuntimeCache")
     return SimpleNamespace(Runtime=Runtime, **{name: getattr(trt, name) for name in names})
+
+
+def install(monkeypatch, device):
+    """Let `tensorrt_rtx` and the GPU be simulated ones."""
+    import cuda.core
+    import tensorrt_rtx
+
+    monkeypatch.setattr(lpnsr.kernels.cuda, "device", lambda: device)
+    monkeypatch.setattr(lpnsr.kernels.cuda, "ResidualShift", Kernel)
+    monkeypatch.setattr(cuda.core, "LegacyPinnedMemoryResource", PinnedMemory)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", tensorrt(tensorrt_rtx, device))
+
+
+def with_engines(folder, builder_name, builder_version, **changes):
+    """Adds "engines" that the simulated TensorRT runs: copies of the graphs."""
+    opened = Bundle.open(folder)
+    made = []
+    for source in (source for graph in opened.manifest.graphs for source in graph.files):
+        file = f"{source}.engine"
+        (folder / file).write_bytes((folder / source).read_bytes())
+        sources, digest = opened.sources(source), sha256(folder / file)
+        made.append(
+            Engine(file, digest, source, sources, builder_name, builder_version, ("sm_89",))
+        )
+    engines = tuple(dataclasses.replace(engine, **changes) for engine in made)
+    manifest = dataclasses.replace(opened.manifest, engines=engines)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return folder

@@ -14,7 +14,7 @@ from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 from lpnsr.runtime.upscaler import Upscaler
 
-from .toy import photo, write_bundle
+from .toy import photo, write_bundle, write_staged_bundle
 
 pytestmark = pytest.mark.gpu
 
@@ -30,29 +30,39 @@ def gpu():
 
 
 @pytest.fixture(scope="module", params=engines.BUILDERS)
-def built(request, gpu, tmp_path_factory):
-    """A folder with the built-in model's smallest graph and its engine, and who built it."""
-    name = request.param
-    pytest.importorskip(name.replace("-", "_"), reason=f"the extra {name} is not installed")
-    from lpnsr.export import engine_cli, tensorrt
+def order(request, gpu):
+    """What builds engines for this GPU."""
+    pytest.importorskip(request.param.replace("-", "_"), reason="the builder is not installed")
+    from lpnsr.export import tensorrt
 
     try:
-        wanted = tensorrt.order(name)
+        return tensorrt.order(request.param)
     except BackendError as error:
         pytest.skip(str(error))
+
+
+def with_engines(folder, order):
+    from lpnsr.export import engine_cli
+
+    return engine_cli.build(Bundle.open(folder), order).path
+
+
+@pytest.fixture(scope="module")
+def built(order, tmp_path_factory):
+    """A folder with the built-in model's smallest graph and its engine, and who built it."""
     folder = tmp_path_factory.mktemp("built") / "model"
     shutil.copytree(BUILTIN, folder)
     opened = Bundle.open(folder)
     smallest = min(opened.manifest.graphs, key=lambda graph: graph.tile)
     manifest = dataclasses.replace(opened.manifest, graphs=(smallest,))
     (folder / MANIFEST).write_text(manifest.to_json())
-    engine_cli.build(Bundle.open(folder), wanted)
-    return folder, name
+    return with_engines(folder, order), order.builder
 
 
 def inputs(opened, graph, count):
     rng = np.random.default_rng(0)
-    lr, noise, _ = bundle.shapes(opened.manifest, graph).values()
+    unrolled = dataclasses.replace(graph, stages=())  # takes the noise too
+    lr, noise, _ = bundle.shapes(opened.manifest, unrolled).values()
     return [
         (
             rng.uniform(-1, 1, lr).astype(np.float32),
@@ -113,6 +123,39 @@ def test_an_engine_computes_what_its_graph_computes(built):
     print(name, "PSNR to ONNX Runtime:", [f"{value:.1f} dB" for value in found])
     assert min(found) >= 60
     assert psnr(*results) >= 80
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
+    opened = Bundle.open(write_staged_bundle(tmp_path / "staged"))
+    (graph,) = opened.manifest.graphs
+    parity = {"f32": {"sr_psnr": 120.0}}  # what engines are held against when they are built
+    manifest = dataclasses.replace(
+        opened.manifest, graphs=(dataclasses.replace(graph, parity=parity),)
+    )
+    (opened.path / MANIFEST).write_text(manifest.to_json())
+    opened = Bundle.open(with_engines(opened.path, order))
+    values = inputs(opened, graph, 7)
+    backend = TensorRt(order.builder, captures)
+    backend.load(opened, graph)
+    found = list(backend.stream(iter(values)))
+    pairs = zip(found, expected(opened, graph, values), strict=True)
+    assert min(psnr(*pair) for pair in pairs) >= 80
+
+
+def test_tensorrt_rtx_accepts_the_gpus_that_it_lists_and_no_others(gpu, tmp_path):
+    trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+    from lpnsr.export import tensorrt
+
+    gpus = tensorrt.supported(trt)
+    folder = write_bundle(tmp_path / "toy", tiles=[(32, 32)], batches=[1])
+    (file,) = folder.glob("*.onnx")
+    plan = tensorrt.build(file, tensorrt.order("tensorrt-rtx", gpus), lambda phase, done: None)
+    runtime = trt.Runtime(engines.create_log(trt))
+    validity, diagnostics = runtime.get_engine_validity(bytes(plan)[:64])
+    print(f"sm_{gpu.arch}: {validity}, diagnostics {diagnostics}; listed are {', '.join(gpus)}")
+    accepted = validity != trt.EngineValidity.INVALID
+    assert accepted == (f"sm_{gpu.arch}" in gpus)
 
 
 def test_a_picture_is_the_same_as_on_a_cpu(built):

@@ -7,16 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from lpnsr.kernels import cuda as kernels_cuda
 from lpnsr.runtime import backends, bundle, engines
 from lpnsr.runtime.backends import BackendError, PrecisionError
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
 from lpnsr.runtime.engines import EngineError
-from lpnsr.runtime.upscaler import Upscaler
+from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 from . import simulated
-from .toy import photo, write_bundle
+from .toy import photo, write_bundle, write_staged_bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
 core = pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
@@ -36,9 +35,7 @@ def gpu(monkeypatch, tmp_path):
 
     def install(seed=0, **options):
         device = simulated.Gpu(seed, **options)
-        monkeypatch.setattr(kernels_cuda, "device", lambda: device)
-        monkeypatch.setattr(core, "LegacyPinnedMemoryResource", simulated.PinnedMemory)
-        monkeypatch.setitem(sys.modules, "tensorrt_rtx", simulated.tensorrt(trt, device))
+        simulated.install(monkeypatch, device)
         return device
 
     return install
@@ -51,22 +48,7 @@ def built(tmp_path_factory):
 
 
 def with_engines(folder, **changes):
-    """Adds "engines" that the simulated TensorRT runs: copies of the graphs."""
-    opened = Bundle.open(folder)
-    made = []
-    for graph in opened.manifest.graphs:
-        file = f"{graph.file}.engine"
-        (folder / file).write_bytes((folder / graph.file).read_bytes())
-        sources = opened.sources(graph.file)
-        digest = bundle.sha256(folder / file)
-        made.append(
-            bundle.Engine(file, digest, graph.file, sources, NAME, trt.__version__, ("sm_89",))
-        )
-    manifest = dataclasses.replace(
-        opened.manifest, engines=tuple(dataclasses.replace(e, **changes) for e in made)
-    )
-    (folder / MANIFEST).write_text(manifest.to_json())
-    return folder
+    return simulated.with_engines(folder, NAME, trt.__version__, **changes)
 
 
 def loaded(folder, index=0, **options):
@@ -78,7 +60,8 @@ def loaded(folder, index=0, **options):
 
 def inputs(opened, graph, count):
     rng = np.random.default_rng(0)
-    *shapes, _ = bundle.shapes(opened.manifest, graph).values()
+    unrolled = dataclasses.replace(graph, stages=())  # takes the noise too
+    *shapes, _ = bundle.shapes(opened.manifest, unrolled).values()
     return [
         tuple(rng.uniform(-0.9, 0.9, shape).astype(np.float32) for shape in shapes)
         for _ in range(count)
@@ -98,6 +81,26 @@ def test_batches_do_not_mix_whenever_the_gpu_does_its_work(gpu, built, seed):
     found = list(backend.stream(iter(values)))
     for ours, theirs in zip(found, expected(opened, graph, values), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_staged_chain_is_driven_as_on_a_cpu(gpu, tmp_path, seed, cuda_graph):
+    gpu(seed)
+    folder = with_engines(write_staged_bundle(tmp_path / "staged"))
+    backend, opened, graph = loaded(folder, cuda_graph=cuda_graph)
+    values = inputs(opened, graph, 5)
+    theirs = expected(opened, graph, values)
+    np.testing.assert_array_equal(list(backend.stream(iter(values))), theirs)
+    assert len({sr.tobytes() for sr in theirs}) == 5
+
+
+def test_a_staged_chain_needs_all_its_engines(gpu, tmp_path):
+    gpu()
+    folder = with_engines(write_staged_bundle(tmp_path / "staged"))
+    opened = Bundle.open(folder)
+    fewer = with_manifest(opened, engines=opened.manifest.engines[:-1])
+    with pytest.raises(EngineError, match=r"no tensorrt-rtx engine of toy_decoder\.onnx; run"):
+        TensorRt(NAME).check(fewer, opened.manifest.graphs)
 
 
 def test_the_host_prepares_the_next_batches_meanwhile(gpu, built):
@@ -242,24 +245,36 @@ def test_a_damaged_engine_is_refused(gpu, tmp_path):
 def test_an_engine_that_is_not_what_the_manifest_says_is_refused(gpu, built):
     gpu()
     opened = Bundle.open(built)
-    with pytest.raises(BundleError, match="its manifest"):
+    with pytest.raises(BundleError, match="the manifest"):
         TensorRt(NAME).load(with_manifest(opened, scale=2), opened.manifest.graphs[0])
 
 
 def test_exhausted_memory_is_a_memory_error(gpu, built):
     gpu(memory=10_000)
-    with pytest.raises(MemoryError, match=r"cannot load .*OUT_OF_MEMORY"):
+    with pytest.raises(MemoryError, match="cannot start: CUDA_ERROR_OUT_OF_MEMORY"):
         loaded(built)
 
 
 def test_numbers_out_of_range_name_the_export_that_helps(gpu, built):
     gpu()
     backend, opened, graph = loaded(built)
-    values = inputs(opened, graph, 1)[0]
-    np.testing.assert_array_equal(backend.run_precisely(*values), backend.run(*values))
+    with pytest.raises(PrecisionError, match="try another model or seed"):
+        backend.run_precisely(*inputs(opened, graph, 1)[0])
     backend.load(with_manifest(opened, precision={"denoiser": "float16"}), graph)
     with pytest.raises(PrecisionError, match="lpnsr-export --precision fp32 --engine tensorrt-rtx"):
-        backend.run_precisely(*values)
+        backend.run_precisely(*inputs(opened, graph, 1)[0])
+
+
+def test_one_bad_tile_fails_its_picture_alone(gpu, built):
+    gpu()
+    picture = photo(90, 70)
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=1)
+    fine = model.upscale(picture)
+    spoilt = picture.copy()
+    spoilt[:40, :40] = 255  # the toy model returns no number for white
+    with pytest.raises(UpscaleError, match=r"row 0, column 0; try another model or seed"):
+        model.upscale(spoilt)
+    np.testing.assert_array_equal(model.upscale(picture), fine)
 
 
 def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
@@ -271,7 +286,7 @@ def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (simulated.Engine, trt.ICudaEngine),
+        (simulated.CudaEngine, trt.ICudaEngine),
         (simulated.Context, trt.IExecutionContext),
         (simulated.Gpu, core.Device),
         (simulated.Stream, core.Stream),

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest
+from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest, Stage, StepConstants
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
 TILES = ((32, 32), (64, 64), (32, 64))
@@ -110,6 +110,79 @@ def write_bundle(
         "versions": {"onnx": onnx.__version__},
     }
     (folder / MANIFEST).write_text(Manifest(**{**fields, **changes}).to_json(), encoding="utf-8")
+    return folder
+
+
+STEPS = (
+    StepConstants(1.0, 0.0, 0.0, 0.3, 0.5, False),
+    StepConstants(0.6, 0.4, 0.0, 0.2, 0.7, True),
+    StepConstants(0.5, 0.3, 0.2, 0.1, 0.9, False),
+    StepConstants(0.5, 0.5, 0.0, 0.0, 1.0, False),
+)
+
+
+def write_staged_bundle(folder: Path, tile: tuple[int, int] = (32, 32), batch: int = 2) -> Path:
+    """A staged bundle of small random convolutions."""
+    folder.mkdir(parents=True)
+    latent = [batch, CHANNELS, *tile]
+    large = [batch, 3, SCALE * tile[0], SCALE * tile[1]]
+    sizes = {"lr": [batch, 3, *tile], "picture": large, "sr": large, "step": [1]}
+    pictures = {
+        "pre_upsampler": (["lr"], ["picture"]),
+        "encoder": (["picture"], ["y"]),
+        "denoiser": (["scaled", "lr", "step"], ["x0"]),
+        "noise_predictor": (["state", "x0", "lr", "step"], ["mean", "logvar"]),
+        "decoder": (["state"], ["sr"]),
+    }
+    rng, node, stages = np.random.default_rng(0), helper.make_node, []
+    for name, (takes, gives) in pictures.items():
+        nodes, weights, joined = [], [], [take for take in takes if take != "step"]
+        channels = sum(sizes.get(take, latent)[1] for take in joined)
+        nodes.append(node("Concat", joined, ["joined"], axis=1))
+        source, side = "joined", 1
+        if name in ("pre_upsampler", "decoder"):
+            weights.append(numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "scales"))
+            nodes.append(node("Resize", ["joined", "", "scales"], ["up"], mode="nearest"))
+            source = "up"
+        if name == "encoder":
+            side = SCALE
+        for give in gives:
+            out = sizes.get(give, latent)[1]
+            weight = rng.standard_normal((out, channels, side, side)) / (side * channels**0.5)
+            weights.append(numpy_helper.from_array(weight.astype(np.float32), f"{give}_w"))
+            nodes.append(node("Conv", [source, f"{give}_w"], [f"{give}_c"], strides=[side, side]))
+            if "step" in takes:
+                nodes.append(node("Cast", ["step"], [f"{give}_s"], to=TensorProto.FLOAT))
+                nodes.append(node("Add", [f"{give}_c", f"{give}_s"], [f"{give}_a"]))
+            nodes.append(node("Tanh", [f"{give}_{'a' if 'step' in takes else 'c'}"], [give]))
+        file = f"toy_{name}.onnx"
+        values = [
+            helper.make_tensor_value_info(
+                value,
+                TensorProto.INT64 if value == "step" else TensorProto.FLOAT,
+                sizes.get(value, latent),
+            )
+            for value in (*takes, *gives)
+        ]
+        graph = helper.make_graph(nodes, name, values[: len(takes)], values[len(takes) :], weights)
+        opset = [helper.make_opsetid("", 18)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / file)
+        stages.append(Stage(name, file, tuple(takes), tuple(gives)))
+    graph = Graph("", tile, batch, {}, stages=tuple(stages))
+    manifest = Manifest(
+        preset="toy",
+        scale=SCALE,
+        latent_channels=CHANNELS,
+        draws=3,
+        schedule={"steps": 3.0},
+        precision={name: "float32" for name in pictures},
+        graphs=(graph,),
+        files={stage.file: digest(folder / stage.file) for stage in stages},
+        versions={"onnx": onnx.__version__},
+        topology="staged",
+        steps=STEPS,
+    )
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return folder
 
 
