@@ -151,8 +151,10 @@ def _work(connection: Connection, onnx: Path, engine: Path, wanted: Order) -> No
 
 
 def _peak_memory() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return psutil.Process().memory_info().peak_wset
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes; what `getrusage` says would start from the parent's."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    info = psutil.Process().memory_info()
+    return getattr(info, "peak_wset", info.rss)
