@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lpnsr.export import engine_store, tensorrt
+from lpnsr.runtime.backends import BackendError
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph
 from lpnsr.runtime.engines import BUILDERS
@@ -87,7 +88,7 @@ def build(bundle: Bundle, wanted: tensorrt.Order) -> Bundle:
         for file in graph.files:
             bundle = _build(bundle, file, wanted)
         if tensorrt.present() in wanted.gpus:
-            _compare(bundle, graph, wanted.builder)
+            _compare_new(bundle, graph, wanted.builder)
         else:
             print("    not compared with ONNX Runtime: the GPU is not here")
     return bundle
@@ -116,20 +117,44 @@ def _build(bundle: Bundle, file: str, wanted: tensorrt.Order) -> Bundle:
     return bundle
 
 
-def _compare(bundle: Bundle, graph: Graph, builder: str) -> None:
+def verify(bundle: Bundle) -> None:
+    """Compare a bundle's engines with their graphs, where their GPU is.
+
+    Raises:
+        ParityError: an engine does not compute what its graph computes.
+        EngineMissingError: ONNX Runtime is not installed.
+    """
+    for builder in dict.fromkeys(engine.builder for engine in bundle.manifest.engines):
+        try:
+            backend = TensorRt(builder)
+            backend.check(bundle, bundle.manifest.graphs)
+        except BackendError as error:
+            print(f"  engines of {builder} are not compared: {error}")
+            continue
+        for graph in bundle.manifest.graphs:
+            _compare(bundle, graph, backend)
+
+
+def _compare(bundle: Bundle, graph: Graph, backend: TensorRt) -> None:
+    from lpnsr.export.engine_parity import check_engines
+
+    figures = check_engines(bundle, graph, backend)
+    found = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+    print(f"    {backend.describe()} against ONNX Runtime: {found}")
+
+
+def _compare_new(bundle: Bundle, graph: Graph, builder: str) -> None:
+    """Compare engines that were just built; takes them out if they are wrong."""
     try:
-        from lpnsr.export.engine_parity import check_engines
         from lpnsr.export.verify import ParityError
     except ImportError as error:
         print(f"    not compared: {error.name} is missing; pip install 'lpnsr[cpu,export]'")
         return
     try:
-        figures = check_engines(bundle, graph, TensorRt(builder))
+        _compare(bundle, graph, TensorRt(builder))
     except ParityError:
         engine_store.drop_engines(bundle, graph, builder)
         raise
-    found = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
-    print(f"    against ONNX Runtime: {found}")
 
 
 def _gpu(text: str) -> str:

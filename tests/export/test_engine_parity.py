@@ -67,5 +67,20 @@ def test_an_engine_that_computes_something_else_is_taken_out(bundle, capsys):
 
 def test_good_engines_are_kept_and_the_figures_told(bundle, capsys):
     engine_cli.build(bundle, tensorrt.Order(NAME, ("sm_89",)))
-    assert capsys.readouterr().out.splitlines()[-1].startswith("    against ONNX Runtime: worst ")
+    told = f"    TensorRT-RTX {trt.__version__} on Simulated GPU against ONNX Runtime: worst "
+    assert capsys.readouterr().out.splitlines()[-1].startswith(told)
     assert len(Bundle.open(bundle.path).manifest.engines) == len(bundle.manifest.graphs[0].files)
+
+
+def test_engines_are_verified_again(bundle, capsys):
+    engine_cli.verify(bundle)
+    assert "on Simulated GPU against ONNX Runtime: worst " in capsys.readouterr().out
+    with pytest.raises(ParityError, match="dB from their graph"):
+        engine_cli.verify(spoil(bundle, np.array(1.01, np.float32)))
+
+
+def test_engines_for_another_gpu_are_not_compared_and_it_is_said(bundle, capsys):
+    other = [dataclasses.replace(e, gpus=("sm_120",)) for e in bundle.manifest.engines]
+    engine_cli.verify(engine_store.write_engines(bundle, other))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"  engines of {NAME} are not compared: the {NAME} engine is for sm_120")
