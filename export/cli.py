@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "--verify",
         type=Path,
         metavar="DIR",
-        help="a bundle that is there, to be compared with eager PyTorch anew; takes --weights",
+        help="a bundle that is there, to be compared with eager PyTorch anew, and its engines with "
+        "their graphs; takes --weights",
     )
     parser.add_argument("--preset", default="lpnsr", help="model (default: %(default)s)")
     parser.add_argument(
@@ -172,7 +173,9 @@ def _verify(args: argparse.Namespace) -> None:
     given = {role: getattr(args, role) for role in ROLES}
     if args.pre_upsampler in STARTS:
         del given["pre_upsampler"]
-    _report(verify_bundle(Bundle.open(args.verify), args.weights, given))
+    bundle = Bundle.open(args.verify)
+    _report(verify_bundle(bundle, args.weights, given))
+    engine_cli.verify(bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
