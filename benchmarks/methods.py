@@ -15,7 +15,7 @@ from torch import nn
 
 from lpnsr.benchmarks import authors
 from lpnsr.benchmarks.timing import Run
-from lpnsr.export import passes, tensorrt
+from lpnsr.export import engine_store, passes, tensorrt
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import Bundle
@@ -132,8 +132,8 @@ def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: 
     """
     if engine in BUILDERS:
         wanted, bundle = tensorrt.order(engine), Bundle.open(bundle.path)
-        file = bundle.manifest.graphs[0].file
-        bundle, _ = tensorrt.add_engine(bundle, file, wanted, lambda phase, done: None)
+        for file in bundle.manifest.graphs[0].files:
+            bundle, _ = engine_store.add_engine(bundle, file, wanted, lambda phase, done: None)
     graph = bundle.manifest.graphs[0]
     backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
     backend.load(bundle, graph)
