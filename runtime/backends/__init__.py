@@ -134,7 +134,11 @@ def _fastest(
             return _on_gpu(name, bundle, graphs), "; ".join(["the fastest here", *refused])
         except BackendError as error:
             refused.append(f"not {name}: {error}")
-    engine, why = _on_cpu("auto", threads, "auto", accurate)
+    if "bfloat16" in bundle.manifest.precision.values():
+        engine, _ = _on_cpu("openvino", threads, "auto", accurate)
+        why = "ONNX Runtime has no bfloat16 on a CPU"
+    else:
+        engine, why = _on_cpu("auto", threads, "auto", accurate)
     return engine, "; ".join([why, *refused])
 
 

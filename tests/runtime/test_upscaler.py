@@ -6,7 +6,7 @@ import pytest
 
 from lpnsr.kernels import normals
 from lpnsr.runtime import upscaler
-from lpnsr.runtime.backends import Backend
+from lpnsr.runtime.backends import Backend, BackendError
 from lpnsr.runtime.bundle import BundleError, Graph
 from lpnsr.runtime.tiling import TilingError
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler, matching
@@ -250,3 +250,10 @@ def test_a_missing_graph_names_the_command_that_makes_it(tile, batch, command):
     available = graphs((64, 64, 1), (64, 64, 4), (128, 64, 1))
     with pytest.raises(BundleError, match=f"64x64 batch 4.*lpnsr-export {command}"):
         matching(available, tile, batch)
+
+
+def test_bfloat16_is_not_for_onnx_runtime(own_bundle):
+    path = own_bundle(precision={"denoiser": "bfloat16"})
+    assert "ONNX Runtime has no bfloat16" in Upscaler.from_bundle(path).choice
+    with pytest.raises(BackendError, match="--backend openvino"):
+        Upscaler.from_bundle(path, backend="onnxruntime").upscale(photo(8, 8))
