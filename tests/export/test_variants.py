@@ -11,7 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from lpnsr.export import cli, pack, trace
+from lpnsr.export import cli, pack, parity, trace
 from lpnsr.models import presets
 from lpnsr.models.roles import NOISE_KINDS, STARTS
 from lpnsr.models.schedule import Schedule
@@ -41,7 +41,7 @@ def export(quick, bicubic, tmp_path, monkeypatch, micro_traces, capfd):
     """Exports variants of `micro` with three steps; gives exit code and lines on stderr."""
     preset = replace(quick.preset, name="micro3", schedule=Schedule(steps=3))
     monkeypatch.setitem(presets.PRESETS, "micro3", preset)
-    monkeypatch.setattr(pack, "computes_bf16", lambda: False)
+    monkeypatch.setattr(parity, "computes_bf16", lambda: False)
 
     def traced(_chain, preset, stage, *shape):
         is_bicubic = stage == "pre_upsampler" and stage not in preset.networks
