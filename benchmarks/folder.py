@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "sizes": sizes,
         "scale": bundle.manifest.scale,
         "row": asdict(row),
-        "missing": methods.missing,
+        "missing": methods.missing | row.failed,
     }
     print(json.dumps(about), file=sys.stderr)
     print(describe(kept))

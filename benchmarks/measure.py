@@ -138,7 +138,7 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             row=row,
             build={name: methods.build[name] for name in row.seconds},
             export=export,
-            missing=methods.missing,
+            missing=methods.missing | row.failed,
             parity=bundle.manifest.graphs[0].parity,
         )
         if options.starts:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lpnsr.benchmarks import authors
-from lpnsr.benchmarks.timing import Run
+from lpnsr.benchmarks.timing import Run, reason
 from lpnsr.export import engine_store, passes, tensorrt
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
@@ -56,7 +56,7 @@ class Methods:
         try:
             self.runs[name] = make()
         except (RuntimeError, MemoryError) as error:
-            self.missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.missing[name] = reason(error)
         else:
             self.build[name] = round(time.perf_counter() - start, 1)
 

@@ -27,12 +27,14 @@ class Row:
         macs: multiply-accumulates of the eager network.
         seconds: engine -> seconds of every timed run.
         psnr: engine -> PSNR to the first engine in dB, against a range of 2.
+        failed: engine -> why it could not run.
     """
 
     name: str
     macs: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
     psnr: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -43,15 +45,24 @@ def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
     """
     expected = None
     for name, call in everyone.items():
-        result = call()
+        try:
+            result = call()
+        except (RuntimeError, MemoryError) as error:
+            row.failed[name] = reason(error)
+            continue
         expected = result if expected is None else expected
         row.psnr[name] = round(psnr(result, expected), 1)
         row.seconds[name] = []
     for number in range(runs):
-        for name in list(everyone)[:: -1 if number % 2 else 1]:
+        for name in list(row.seconds)[:: -1 if number % 2 else 1]:
             time.sleep(_PAUSE)
             row.seconds[name].append(round(seconds(everyone[name]), 4))
     return row
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def seconds(call: Callable[[], object]) -> float:
