@@ -171,7 +171,14 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(own):
     code = "import sys; from lpnsr.export.cli import main; sys.exit(main())"
     options = ["--bundle", str(own.path), "--engine", BUILDER, "--gpu", "sm_80"]
     command = [sys.executable, "-c", code, *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Jobs in the background are started with Ctrl-C ignored, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(own.path.glob(".*.lpnsr-partial")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
