@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
 import sys
@@ -118,11 +120,17 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         if workload.split:
             with without_rewrites():
                 traced, _ = _exported(chain, preset, shape, kept / f"{key}_traced")
+
+        @functools.cache
+        def mixed() -> Bundle:
+            here = copy.deepcopy(chain).cpu()  # eager PyTorch has the chain on the GPU
+            return _exported(here, preset, shape, kept / f"{key}_mixed", "mixed")[0]
+
         values = random_input(preset, *shape, seed=0)
         methods = Methods()
         with _cache(folder / "cache"):
             methods.add_eager(chain, values["lr"], values["noise"], options.compiles)
-            methods.add_engines(bundle, values["lr"], values["noise"], traced)
+            methods.add_engines(bundle, values["lr"], values["noise"], mixed, traced)
         _say(f"{model.label}: {options.runs} rounds of {', '.join(methods.runs)}")
         lr, noise = (torch.from_numpy(values[part]) for part in ("lr", "noise"))
         row = time_in_turns(Row(model.label, 0), methods.runs, options.runs)
@@ -146,14 +154,13 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
                 name: methods.engines[name] for name in row.seconds if name in methods.engines
             }
             del methods, traced
-            result.starts = _starts(chain, bundle, engines, workload, folder)
+            result.starts = _starts(chain, engines, workload, folder)
     return result
 
 
 def _starts(
     chain: Chain,
-    bundle: Bundle,
-    engines: dict[str, tuple[str, str]],
+    engines: dict[str, tuple[Path, str, str]],
     workload: Workload,
     folder: Path,
 ) -> dict[str, dict[str, float | None]]:
@@ -161,21 +168,24 @@ def _starts(
     file = folder / "chain.pt"
     torch.save(chain, file)
     del chain
-    tasks = {EAGER: (file, "torch", "f32")}
-    tasks |= {name: (bundle.path, *engine) for name, engine in engines.items()}
+    tasks = {EAGER: (file, "torch", "f32"), **engines}
     return {
         name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
     }
 
 
 def _exported(
-    chain: Chain, preset: Preset, shape: tuple[int, tuple[int, int]], target: Path
+    chain: Chain,
+    preset: Preset,
+    shape: tuple[int, tuple[int, int]],
+    target: Path,
+    precision: str = "fp32",
 ) -> tuple[Bundle, float | None]:
     """The bundle, and the seconds of its export if it was not there."""
     if (target / MANIFEST).is_file():
         return Bundle.open(target), None
     _say(f"exporting {target.name}")
-    taken = seconds(lambda: pack(chain, preset, [shape], target))
+    taken = seconds(lambda: pack(chain, preset, [shape], target, precision=precision))
     return Bundle.open(target), round(taken, 1)
 
 

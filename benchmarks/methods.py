@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,13 +43,13 @@ class Methods:
         runs: method -> upscales the one input.
         build: method -> seconds to make it ready: load, compile.
         missing: method -> why it is not there.
-        engines: method -> backend and precision, where it is a backend of the runtime.
+        engines: method -> bundle, backend and precision, where it is a backend of the runtime.
     """
 
     runs: dict[str, Run] = field(default_factory=dict)
     build: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    engines: dict[str, tuple[str, str]] = field(default_factory=dict)
+    engines: dict[str, tuple[Path, str, str]] = field(default_factory=dict)
 
     def add(self, name: str, make: Callable[[], Run]) -> None:
         """Make a method ready, or note why it cannot be."""
@@ -89,39 +90,48 @@ class Methods:
             self.missing[COMPILED] = "it compiles for minutes; add --compile"
 
     def add_engines(
-        self, bundle: Bundle, lr: np.ndarray, noise: np.ndarray, traced: Bundle | None = None
+        self,
+        bundle: Bundle,
+        lr: np.ndarray,
+        noise: np.ndarray,
+        mixed: Callable[[], Bundle],
+        traced: Bundle | None = None,
     ) -> None:
         """Every backend of the runtime in every precision.
 
         Args:
-            bundle: holds one graph.
+            bundle: holds one graph, in float32.
             lr: its input.
             noise: its input.
+            mixed: makes the same in mixed precision, where a GPU is there to run it.
             traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
         """
-        for engine in (name for name in backends.NAMES if name != "auto"):
-            for precision, computed in precisions(engine, bundle):
-                name = f"{label(engine)} {computed}"
-                self.engines[name] = engine, precision
-                self.add(name, partial(_loaded, bundle, engine, precision, lr, noise))
+        for engine in ON_CPU:
+            for precision in (name for name in backends.PRECISIONS if name != "auto"):
+                self._add_engine(precision, bundle, engine, precision, lr, noise)
             f32 = f"{label(engine)} f32"
             if traced and f32 in self.runs:
-                make = partial(_loaded, traced, *self.engines[f32], lr, noise)
-                self.add(f32 + TRACED, make)
+                self.add(f32 + TRACED, partial(_loaded, traced, engine, "f32", lr, noise))
+        for engine in (name for name in backends.NAMES if name not in ("auto", *ON_CPU)):
+            # On a GPU the graph says what is computed in.
+            if self._add_engine("f32", bundle, engine, "auto", lr, noise):
+                self._add_engine("mixed", mixed(), engine, "auto", lr, noise)
+            else:
+                self.missing[f"{label(engine)} mixed"] = self.missing[f"{label(engine)} f32"]
+
+    def _add_engine(
+        self, computed: str, bundle: Bundle, engine: str, precision: str, *noisy: np.ndarray
+    ) -> bool:
+        """Whether the backend runs."""
+        name = f"{label(engine)} {computed}"
+        self.engines[name] = bundle.path, engine, precision
+        self.add(name, partial(_loaded, bundle, engine, precision, *noisy))
+        return name in self.runs
 
 
 def label(engine: str) -> str:
     """What a backend is called in tables."""
     return LABELS.get(engine, engine)
-
-
-def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
-    """What can be asked of a backend, and what it then computes in."""
-    if engine in ON_CPU:
-        return [(name, name) for name in backends.PRECISIONS if name != "auto"]
-    # On a GPU the graph says what is computed in.
-    single = set(bundle.manifest.precision.values()) == {"float32"}
-    return [("auto", "f32" if single else "mixed")]
 
 
 def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: np.ndarray) -> Run:

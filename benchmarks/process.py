@@ -76,7 +76,8 @@ def measure(task: Task) -> Measured:
 
 def twice(model: Path, backend: str, precision: str, size: tuple[int, int], cache: Path) -> dict:
     """A first and a second start, which finds what the first has compiled."""
-    task = Task(str(model), backend, precision, size, str(cache / f"{backend}-{precision}"))
+    compiled = cache / f"{model.name}-{backend}-{precision}"
+    task = Task(str(model), backend, precision, size, str(compiled))
     starts = [measure(task) for _ in range(2)]
     device = [start.device_memory for start in starts if start.device_memory is not None]
     return {

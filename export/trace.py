@@ -108,14 +108,16 @@ def trace_stage(
     if stage in ("denoiser", "noise_predictor"):
         channels, inputs = owner.config.in_channels, (owner.modulation(torch.tensor([0])),)
     pictures = torch.zeros(batch, channels, height * factor, width * factor)
+    # Once in float32: window tables that exist before tracing become constants of the graph. The
+    # narrow form needs the same ones, and processors take minutes over float16 convolutions.
+    with torch.no_grad():
+        getattr(owner, method)(pictures, *inputs)
     return trace(_Stage(owner, method, getattr(torch, dtype)), (pictures, *inputs))
 
 
 def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:
     """Trace a module to an ONNX graph, fold all that is constant, apply the rewrites."""
     with torch.no_grad(), _quiet():
-        # Window tables that exist before tracing become constants of the graph.
-        module(*inputs)
         program = torch.onnx.export(
             module, inputs, dynamo=True, opset_version=OPSET, optimize=True, verbose=False
         )
