@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +62,9 @@ def test_quick_has_every_method_and_every_cause(micro, quickly, monkeypatch, tmp
     assert result["missing"][COMPILED] == "no compiler"
     assert "does not compute in bf16" in result["missing"]["ONNX Runtime bf16"]
     assert f"- {COMPILED}: no compiler\n" in printed
+    for engine in ON_GPU:
+        reasons = {result["missing"][f"{engine} {computed}"] for computed in ("f32", "mixed")}
+        assert len(reasons) == 1
     psnr = result["row"]["psnr"]
     assert min(value for name, value in psnr.items() if " f32" in name) > 80
     assert result["parameters"] == sum(p.numel() for p in micro.chain.parameters())
@@ -77,6 +81,32 @@ def test_quick_has_every_method_and_every_cause(micro, quickly, monkeypatch, tmp
 
 
 ENGINES = ("ONNX Runtime", "OpenVINO")
+ON_GPU = ("ONNX Runtime CUDA", "TensorRT", "TensorRT-RTX")
+
+
+def test_mixed_precision_runs_on_the_gpu_backends_that_there_are(monkeypatch):
+    def load(bundle, engine, precision, lr, noise):
+        if engine == "tensorrt":
+            raise RuntimeError("no such package")
+        return lambda: (bundle.path, engine, precision)
+
+    single, mixed = SimpleNamespace(path="single"), SimpleNamespace(path="mixed")
+    monkeypatch.setattr(methods, "_loaded", load)
+    found = methods.Methods()
+    found.add_engines(single, None, None, lambda: mixed)
+    for engine, name in (
+        ("ONNX Runtime CUDA", "onnxruntime-cuda"),
+        ("TensorRT-RTX", "tensorrt-rtx"),
+    ):
+        assert found.runs[f"{engine} f32"]() == ("single", name, "auto")
+        assert found.runs[f"{engine} mixed"]() == ("mixed", name, "auto")
+        assert found.engines[f"{engine} mixed"] == ("mixed", name, "auto")
+    assert found.missing == {
+        "TensorRT f32": "no such package",
+        "TensorRT mixed": "no such package",
+    }
+
+
 START = {"first": 2.0, "second": 1.0, "memory": 5 * 10**8, "device_memory": None}
 
 
