@@ -20,13 +20,13 @@ from PIL import Image
 
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.report import table
-from lpnsr.benchmarks.stages import stage_inputs
 from lpnsr.benchmarks.timing import Row, spread, time_in_turns
+from lpnsr.export.calls import Call, record
 from lpnsr.export.engines import run_onnxruntime, run_openvino
 from lpnsr.export.trace import trace_stage
 from lpnsr.export.unroll import single
 from lpnsr.models.chain import Chain
-from lpnsr.models.presets import get_preset
+from lpnsr.models.presets import Preset, get_preset
 
 STAGES = ("pre_upsampler", "encoder", "decoder")
 
@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     preset = get_preset(args.preset)
     chain, _ = build_chain(preset, args.weights)
-    inputs = calibration(chain, list(tiles(args.photos, args.tiles + 1)))
+    calls = calibration(chain, preset, list(tiles(args.photos, args.tiles + 1)))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for stage in STAGES:
@@ -60,9 +60,9 @@ def main() -> None:
                 continue
             file, small = Path(folder) / f"{stage}.onnx", Path(folder) / f"{stage}.int8.onnx"
             ir.save(model, file, external_data=f"{stage}.bin")
-            held_out, *calibrating = [x.numpy() for _, x in inputs[stage]]
+            held_out, *calibrating = [call.inputs[0].numpy() for call in calls[stage]]
             quantize(file, small, calibrating)
-            rows.append(measure(stage, inputs[stage][0], file, small, held_out, args.runs))
+            rows.append(measure(calls[stage][0], file, small, held_out, args.runs))
     lines = [
         [
             row.name,
@@ -87,18 +87,19 @@ def tiles(folder: Path, number: int, size: int = 64) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / 127.5 - 1)
 
 
-@torch.no_grad()
-def calibration(chain: Chain, pictures: Sequence[np.ndarray]) -> dict[str, list[tuple]]:
-    """Stage -> its function and input for each picture, as `stage_inputs` gives them."""
-    found: dict[str, list[tuple]] = {stage: [] for stage in STAGES}
+def calibration(
+    chain: Chain, preset: Preset, pictures: Sequence[np.ndarray]
+) -> dict[str, list[Call]]:
+    """Stage -> what the chain calls it with, for each picture."""
+    found: dict[str, list[Call]] = {stage: [] for stage in STAGES}
     for number, picture in enumerate(pictures):
         generator = torch.Generator().manual_seed(number)
         lr = torch.from_numpy(picture)
-        latent = chain.encode(lr)
-        noise = torch.randn(chain.schedule.draws, *latent.shape, generator=generator)
-        for stage, call in stage_inputs(chain, lr, noise).items():
-            if stage in found:
-                found[stage].append(call)
+        shape = preset.draws, 1, preset.latent_channels, *lr.shape[2:]
+        noise = torch.randn(shape, generator=generator)
+        for call in record(chain, preset, lr, noise):
+            if call.stage in found:
+                found[call.stage].append(call)
     return found
 
 
@@ -116,19 +117,18 @@ def quantize(file: Path, target: Path, inputs: Sequence[np.ndarray]) -> None:
     )
 
 
-def measure(stage: str, eager: tuple, file: Path, small: Path, x: np.ndarray, runs: int) -> Row:
+def measure(call: Call, file: Path, small: Path, x: np.ndarray, runs: int) -> Row:
     """Time eager PyTorch and the engines in turns, and compare with eager."""
-    call, tensor = eager
     engines = {
         "OpenVINO bf16": run_openvino(file, "bf16"),
         "ONNX Runtime int8": run_onnxruntime(small),
         "OpenVINO int8, f32": run_openvino(small, "f32"),
         "OpenVINO int8, bf16": run_openvino(small, "bf16"),
     }
-    everyone = {"PyTorch f32": lambda: call(tensor).numpy()}
+    everyone = {"PyTorch f32": lambda: call.function(*call.inputs).numpy()}
     for name, engine in engines.items():
         everyone[name] = lambda engine=engine: next(iter(engine({"x": x}).values()))
-    return time_in_turns(Row(stage, 0), everyone, runs)
+    return time_in_turns(Row(call.stage, 0), everyone, runs)
 
 
 if __name__ == "__main__":

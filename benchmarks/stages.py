@@ -11,14 +11,14 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lpnsr.benchmarks import count, machine
@@ -26,6 +26,7 @@ from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.export.calls import record
 from lpnsr.export.engines import computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.trace import stages_of, trace_stage
 from lpnsr.export.unroll import single
@@ -129,50 +130,20 @@ def measure_stages(
     runs: int,
     folder: Path,
 ) -> Iterator[Row]:
-    """Time every stage on the input that it gets in the chain."""
+    """Time every stage on what the chain calls it with first."""
     values = random_input(preset, *shape, seed=0)
-    with torch.no_grad():
-        inputs = stage_inputs(chain, *(torch.from_numpy(values[n]) for n in ("lr", "noise")))
+    calls = record(chain, preset, *(torch.from_numpy(values[name]) for name in ("lr", "noise")))
+    first = {call.stage: call for call in reversed(calls)}
     for stage in tqdm(stages_of(preset), desc="stages", unit="stage", disable=None):
         file = folder / f"{stage}.onnx"
         model = single(chain, preset, trace_stage(chain, preset, stage, *shape), stage)
         ir.save(model, file, external_data=f"{stage}.bin")
-        call, x = inputs[stage]
-        row = Row(stage, count.eager(lambda call=call, x=x: call(x)))
-        everyone = {EAGER: lambda call=call, x=x: call(x).numpy()}
+        eager = partial(first[stage].function, *first[stage].inputs)
+        row = Row(stage, count.eager(eager))
+        everyone = {EAGER: lambda eager=eager: eager().numpy()}
         for name, (engine, precision) in engines.items():
-            everyone[name] = _stage_run(engine, precision, file, x.numpy())
+            everyone[name] = _stage_run(engine, precision, file, first[stage].inputs[0].numpy())
         yield time_in_turns(row, everyone, runs)
-
-
-def stage_inputs(
-    chain: Chain, lr: Tensor, noise: Tensor
-) -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """Stage -> its eager function and what it gets at the first step of the chain."""
-    codec, step = chain.codec, chain.schedule.reverse_steps()[0]
-    picture = chain.pre_upsampler(lr)
-    y = codec.encode(picture)
-    condition, weight = chain.guidance(lr, y)
-    x = y + chain.schedule.start_noise * weight * noise[0]
-    timestep = torch.tensor([step.timestep])
-    calls = {
-        "pre_upsampler": (chain.pre_upsampler, lr),
-        "encoder": (codec.encode, picture),
-        "auxiliary": (chain.auxiliary, lr),
-        "decoder": (codec.decode, x),
-    }
-    unet = chain.denoiser
-    scaled = torch.cat([x * step.input_scale, condition], dim=1)
-    modulation = unet.modulation(timestep)
-    calls["denoiser"] = (lambda z: unet(z, modulation)), scaled
-    if chain.noise_predictor is not None:
-        predictor, own = chain.noise_predictor, chain.noise_predictor.modulation(timestep)
-        pictures = torch.cat([x, unet(scaled, modulation), condition], dim=1)
-        calls["noise_predictor"] = (lambda z: predictor(z, own)), pictures
-    if hasattr(codec, "nearest_codes"):
-        calls["quantizer"] = codec.nearest_codes, x
-        calls["decoder"] = codec.decode_quantized, codec.nearest_codes(x)
-    return calls
 
 
 def _stage_run(engine: str, precision: str, file: Path, x: np.ndarray) -> Run:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from runtime.toy import TILES, write_bundle, write_staged_bundle
 
 from lpnsr.export import cli, engine_cli, engine_store, tensorrt
+from lpnsr.models.presets import get_preset
 from lpnsr.runtime.backends import BackendError
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 from lpnsr.runtime.engines import EngineError, find, read
@@ -96,6 +97,20 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
         [f"  {graph.file} has its {BUILDER} engine already", ABSENT],
         [],
     )
+
+
+def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
+    options = ["--preset", "lpnsr-tiny", "--tile", "32", "--precision", "mixed"]
+    options += ["--topology", "staged", "--engine", BUILDER, "--gpu", GPU]
+    code, out, err = run(capfd, "-o", tmp_path / "bundle", *options)
+    assert (code, out[-1]) == (0, ABSENT)
+    opened = Bundle.open(tmp_path / "bundle")
+    (graph,) = opened.manifest.graphs
+    assert {"float16", "bfloat16"} < set(opened.manifest.precision.values())
+    assert 0 < graph.parity["mixed"]["x0_relative_l2"] < get_preset("lpnsr-tiny").tolerance.x0_bf16
+    for file in graph.files:
+        found = find(opened, file, BUILDER, VERSION, GPU)
+        assert read(opened, found)[:4] == b"vtrt"
 
 
 def test_a_staged_bundle_gets_an_engine_for_each_network(tmp_path, capfd):
