@@ -135,8 +135,8 @@ def _precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
     return [("auto", "f32" if single else "mixed")]
 
 
-def describe(kept: dict) -> str:
-    """Markdown of what `--json` keeps."""
+def describe(kept: dict, main: bool = False) -> str:
+    """Markdown of what `--json` keeps, or its `main` table alone."""
     row, scale = Row(**kept["row"]), kept["scale"]
     megapixels = scale**2 * sum(height * width for height, width in kept["sizes"]) / 1e6
     theirs = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
@@ -160,10 +160,14 @@ def describe(kept: dict) -> str:
         f"{kept['weights']}; {machine['processor']}, {machine['cores']} cores. The authors' "
         f"procedure gives the networks {share:.2f} times the pictures' pixels.",
         report.table(header, lines),
-        "Times as fast as the authors' procedure, as factors whose product is the total:",
-        report.causes_table([(kept["preset"], row.seconds)]),
     ]
-    return "\n\n".join([*parts, *(["Not possible here:", "\n".join(absent)] if absent else [])])
+    if not main:
+        parts += [
+            "Times as fast as the authors' procedure, as factors whose product is the total:",
+            report.causes_table([(kept["preset"], row.seconds)]),
+        ]
+        parts += ["Not possible here:", "\n".join(absent)] if absent else []
+    return "\n\n".join(parts)
 
 
 def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:

@@ -29,7 +29,7 @@ def kinds(name: str) -> tuple[Callable[[Figures], str], Callable[[Figures], str]
     if name == "scaling":
         return scaling.summary, scaling.describe, plots.scaling
     if name == "folder":
-        return folder.describe, folder.describe, None
+        return partial(folder.describe, main=True), folder.describe, None
     return partial(report.whole, main=True), report.whole, plots.speed_against_psnr
 
 

@@ -13,7 +13,7 @@ from lpnsr.benchmarks.workloads import Published, Workload
 
 CAUSES = (
     "padding and tile overlap",
-    "unused call of the noise predictor",
+    "unused calls (the noise predictor's last)",
     "engine",
     "graph rewriting",
     "engine and graph rewriting",
@@ -123,6 +123,7 @@ def costs(results: Sequence[Result]) -> str:
         "GMAC, eager",
         "GMAC, graph",
         "constants of the graph",
+        "x_0 to eager, relative L2",
         "export",
     ]
     lines = [
@@ -132,6 +133,10 @@ def costs(results: Sequence[Result]) -> str:
             f"{result.row.macs / 1e9:.1f}",
             f"{result.graph_macs / 1e9:.1f}",
             f"{result.constants / 1e6:.1f} M",
+            ", ".join(
+                f"{figures['x0_relative_l2']:.1e} in {precision}"
+                for precision, figures in result.parity.items()
+            ),
             "-" if result.export is None else f"{result.export:.0f} s",
         ]
         for result in results
@@ -168,7 +173,7 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
 def _path(name: str, ours: str, there: Collection[str]) -> list[tuple[str, str]]:
     """Cause and method after it, from the authors' procedure to the method `name`."""
     f32 = f"{name.rsplit(' ', 1)[0]} f32"
-    path = [("unused call of the noise predictor", ours)]
+    path = [("unused calls (the noise predictor's last)", ours)]
     if ours + CALLS in there:
         path.insert(0, ("padding and tile overlap", ours + CALLS))
     if name.startswith("PyTorch") or f32 not in there:

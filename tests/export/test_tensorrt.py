@@ -102,7 +102,7 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
 def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
     options = ["--preset", "lpnsr-tiny", "--tile", "32", "--precision", "mixed"]
     options += ["--topology", "staged", "--engine", BUILDER, "--gpu", GPU]
-    code, out, err = run(capfd, "-o", tmp_path / "bundle", *options)
+    code, out, _ = run(capfd, "-o", tmp_path / "bundle", *options)
     assert (code, out[-1]) == (0, ABSENT)
     opened = Bundle.open(tmp_path / "bundle")
     (graph,) = opened.manifest.graphs
