@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         jobs = plan([args.folder], Path(name))
         sizes = [images.probe(job.source).size for job in jobs]
         methods = ways(chain, bundle, jobs)
-        about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
+        about = machine.environment()
         row = time_in_turns(Row(args.folder.name, 0), methods.runs, args.runs)
     kept = {
         "preset": bundle.manifest.preset,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from lpnsr.benchmarks.machine import RATES
 from lpnsr.benchmarks.measure import Result
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, TRACED
 from lpnsr.benchmarks.timing import spread
@@ -136,6 +137,7 @@ def costs(results: Sequence[Result]) -> str:
             ", ".join(
                 f"{figures['x0_relative_l2']:.1e} in {precision}"
                 for precision, figures in result.parity.items()
+                if "x0_relative_l2" in figures
             ),
             "-" if result.export is None else f"{result.export:.0f} s",
         ]
@@ -215,7 +217,7 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     """
     workload = Workload.from_json(kept["workload"])
     results = [Result.from_json(fields) for fields in kept["results"]]
-    machine, rates = kept["machine"], kept["machine"]["GMAC/s in matrix products"]
+    machine, rates = kept["machine"], kept["machine"][RATES]
     origins = " and ".join(dict.fromkeys(result.weights for result in results))
     runs = len(results[0].row.seconds[EAGER])
     height, width = workload.size

@@ -59,10 +59,11 @@ def run(args: argparse.Namespace) -> int:
     engines = {
         name: engine for name, engine in ENGINES.items() if engine[1] == "f32" or computes_bf16()
     }
-    about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
+    about, rates = machine.environment(), machine.rates()
     shape = 1, (args.tile, args.tile)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure_stages(chain, preset, shape, engines, args.runs, Path(folder)))
+    about[machine.RATES] = machine.rates(rates)
     figures = {
         "preset": preset.name,
         "tile": args.tile,
@@ -85,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report(figures: Mapping[str, object]) -> str:
     """Markdown of what `--json` keeps."""
-    machine, tile = figures["machine"], figures["tile"]
-    rates = machine["GMAC/s in matrix products"]
+    about, tile = figures["machine"], figures["tile"]
+    rates = about[machine.RATES]
     rows = [Row(**row) for row in figures["rows"]]
     calls = calls_of(get_preset(figures["preset"]))
     header = ["stage", "calls", "GMAC", *rows[0].seconds]
@@ -94,7 +95,7 @@ def report(figures: Mapping[str, object]) -> str:
     return (
         f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and half the "
         f"spread of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
-        f"it. {machine['processor']}, {machine['cores']} cores; in matrix products it reaches "
+        f"it. {about['processor']}, {about['cores']} cores; in matrix products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
         + ".\n\n"
         + table(header, lines)

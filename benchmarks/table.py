@@ -51,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
 
 def measure_all(workload: Workload, options: Options, args: argparse.Namespace) -> int:
     """Measure the models of a workload one after the other; print and write."""
-    about = machine.environment() | {"GMAC/s in matrix products": machine.rates()}
+    about = machine.environment() | {machine.RATES: machine.rates()}
     print(json.dumps(about), file=sys.stderr)
     kept = {"workload": asdict(workload), "machine": about, "results": []}
     for model in workload.models:
         kept["results"].append(asdict(measure(model, workload, options)))
+        about[machine.RATES] = machine.rates(about[machine.RATES])
         if args.json:  # what there is stays, also if the rest is interrupted
             args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     text = report.whole(kept)

@@ -3,12 +3,11 @@ import json
 import numpy as np
 from PIL import Image
 
-from lpnsr.benchmarks import cli, folder, machine, report
+from lpnsr.benchmarks import cli, folder, report
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER
 
 
-def test_from_file_to_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(machine, "rates", lambda: {"f32": 100})
+def test_from_file_to_file(tmp_path, capsys):
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for name, size in (("a.png", (24, 40)), ("b.jpg", (40, 24))):

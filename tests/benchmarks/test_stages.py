@@ -54,3 +54,10 @@ def test_unknown_presets_are_refused_in_one_line(capsys):
 
 def test_matrix_products_are_timed():
     assert 1e8 < machine.matrix_rate("f32", 256) < 1e15
+
+
+def test_the_best_rate_counts(monkeypatch):
+    monkeypatch.setattr(machine, "matrix_rate", lambda precision: 150e9)
+    monkeypatch.setattr(machine, "computes_bf16", lambda: True)
+    assert machine.rates() == {"f32": 150, "bf16": 150}
+    assert machine.rates({"f32": 95, "bf16": 400}) == {"f32": 150, "bf16": 400}

@@ -25,7 +25,7 @@ def quickly(monkeypatch):
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(methods, "compile_networks", fail)
-    monkeypatch.setattr(machine, "rates", lambda: {"f32": 100, "bf16": 200})
+    monkeypatch.setattr(machine, "rates", lambda known=None: {"f32": 100, "bf16": 200})
 
 
 def rows(text, first):
