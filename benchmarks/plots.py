@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,8 @@ from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.stages import calls_of
 from lpnsr.benchmarks.timing import Row
 from lpnsr.models.presets import get_preset
+
+MARKERS = "o^vDP*<>"
 
 DIGEST = "Figures"
 """Name of the PNG's text that holds the digest."""
@@ -64,14 +67,19 @@ def scaling(kept: Mapping[str, Any], file: Path) -> None:
 
 
 def speed_against_psnr(kept: Mapping[str, Any], file: Path) -> None:
-    """Times as fast as eager PyTorch against the PSNR to it, every method a point."""
+    """Times as fast as eager PyTorch against the PSNR to it; methods have colours, models markers."""
     figure, axes = plt.subplots(figsize=(7, 3.6))
-    for result in kept["results"]:
+    colours: dict[str, str] = {}
+    for result, marker in zip(kept["results"], cycle(MARKERS), strict=False):
         row = Row(**result["row"])
         eager = median(row.seconds[EAGER])
         for name in row.seconds:
+            colour = colours.setdefault(name, f"C{len(colours) % 10}")
             speed, psnr = eager / median(row.seconds[name]), min(row.psnr[name], 160)
-            axes.plot(psnr, speed, "o", label=f"{result['label']}: {name}")
+            axes.plot(psnr, speed, marker, color=colour)
+        axes.plot([], [], marker, color="grey", label=result["label"])
+    for name, colour in colours.items():
+        axes.plot([], [], "s", color=colour, label=name)
     axes.set_xlabel("PSNR to eager PyTorch, dB (160: the same, or more)")
     axes.set_ylabel("times as fast")
     axes.grid(alpha=0.3)
