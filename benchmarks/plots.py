@@ -67,7 +67,7 @@ def scaling(kept: Mapping[str, Any], file: Path) -> None:
 
 
 def speed_against_psnr(kept: Mapping[str, Any], file: Path) -> None:
-    """Times as fast as eager PyTorch against the PSNR to it; methods have colours, models markers."""
+    """Times as fast as eager PyTorch against the PSNR to it, by method and model."""
     figure, axes = plt.subplots(figsize=(7, 3.6))
     colours: dict[str, str] = {}
     for result, marker in zip(kept["results"], cycle(MARKERS), strict=False):
