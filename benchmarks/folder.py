@@ -24,7 +24,7 @@ from PIL import Image
 
 from lpnsr.benchmarks import authors, machine, report
 from lpnsr.benchmarks.measure import build_chain
-from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, ON_CPU, Methods, label
+from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
@@ -121,18 +121,9 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     methods.add(EAGER + CALLS, lambda: ours(calls))
     methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
     for name in (name for name in backends.NAMES if name != "auto"):
-        for precision, computed in _precisions(name, bundle):
+        for precision, computed in precisions(name, bundle):
             methods.add(f"{label(name)} {computed}", partial(engine, name, precision))
     return methods
-
-
-def _precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
-    """What can be asked of a backend, and what it then computes in."""
-    if engine in ON_CPU:
-        return [(name, name) for name in backends.PRECISIONS if name != "auto"]
-    # On a GPU the graph says what is computed in.
-    single = set(bundle.manifest.precision.values()) == {"float32"}
-    return [("auto", "f32" if single else "mixed")]
 
 
 def describe(kept: dict, main: bool = False) -> str:

@@ -107,13 +107,12 @@ class Methods:
             traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
         """
         for engine in ON_CPU:
-            for precision in (name for name in backends.PRECISIONS if name != "auto"):
-                self._add_engine(precision, bundle, engine, precision, lr, noise)
+            for precision, computed in precisions(engine, bundle):
+                self._add_engine(computed, bundle, engine, precision, lr, noise)
             f32 = f"{label(engine)} f32"
             if traced and f32 in self.runs:
                 self.add(f32 + TRACED, partial(_loaded, traced, engine, "f32", lr, noise))
         for engine in (name for name in backends.NAMES if name not in ("auto", *ON_CPU)):
-            # On a GPU the graph says what is computed in.
             if self._add_engine("f32", bundle, engine, "auto", lr, noise):
                 self._add_engine("mixed", mixed(), engine, "auto", lr, noise)
             else:
@@ -132,6 +131,15 @@ class Methods:
 def label(engine: str) -> str:
     """What a backend is called in tables."""
     return LABELS.get(engine, engine)
+
+
+def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
+    """What can be asked of a backend, and what it then computes in."""
+    if engine in ON_CPU:
+        return [(name, name) for name in backends.PRECISIONS if name != "auto"]
+    # On a GPU the graph says what is computed in.
+    single = set(bundle.manifest.precision.values()) == {"float32"}
+    return [("auto", "f32" if single else "mixed")]
 
 
 def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: np.ndarray) -> Run:

@@ -72,6 +72,7 @@ def _methods(
     authors = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
     for name, values in row.seconds.items():
         macs = row.macs if name.startswith("PyTorch") else result.graph_macs
+        # Mixed precision is float16 for the most part.
         words = name.split(",")[0].replace("mixed", "f16").split()
         rate = next((rates[word] for word in words if word in rates), None)
         # The authors' vain calls and a graph without its rewrites are not counted.

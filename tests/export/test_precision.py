@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch._subclasses.fake_tensor import FakeTensor
 
-from lpnsr.export import calls, pack, parity, ranges
+from lpnsr.export import calls, pack, parity, ranges, trace
 from lpnsr.export.emulate import emulate
 from lpnsr.export.engines import run_onnxruntime
 from lpnsr.export.precision import MixedPrecision, assign
@@ -69,6 +70,15 @@ def test_every_stage_has_its_type(narrow):
     (graph,) = bundle.manifest.graphs
     assert list(graph.parity) == [precision] and graph.precisions == ("f32",)
     assert list(graph.stage_parity) == list(bundle.manifest.precision)
+
+
+def test_tracing_computes_nothing_in_the_narrow_type(micro, monkeypatch):
+    """Processors take minutes over the float16 convolutions of the full-size model."""
+    seen = []
+    monkeypatch.setattr(trace, "MixedPrecision", lambda dtype: MixedPrecision(dtype, seen.append))
+    trace.trace_stage(micro.chain, micro.preset, "encoder", *SMALL, "float16")
+    assert seen
+    assert all(isinstance(tensor, FakeTensor) for tensor in seen)
 
 
 def test_products_are_narrow_and_islands_are_not(narrow):
