@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -118,7 +121,8 @@ def _build_apart(onnx: Path, engine: Path, wanted: Order, progress: Progress) ->
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, onnx, engine, wanted), daemon=True)
-    process.start()
+    with _uninterrupted():
+        process.start()
     theirs.close()
     try:
         while True:
@@ -146,8 +150,32 @@ def _work(connection: Connection, onnx: Path, engine: Path, wanted: Order) -> No
         connection.send(_peak_memory())
     except (BackendError, MemoryError, OSError) as error:
         connection.send(error)
-    except KeyboardInterrupt:  # the parent is interrupted too, and says so
+    except KeyboardInterrupt:  # where signals cannot be blocked; the parent says so
         os._exit(130)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the end of the block; processes started in it never see it.
+
+    One that is started half, or interrupted while it starts, prints a traceback of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():  # others see no Ctrl-C
+        yield
+        return
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    caught: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    if posix := hasattr(signal, "pthread_sigmask"):
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if posix:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    for number in caught:
+        signal.raise_signal(number)
 
 
 def _peak_memory() -> int:

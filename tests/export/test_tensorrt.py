@@ -1,6 +1,7 @@
 """Real engines, built by TensorRT-RTX for a GPU that is not here."""
 
 import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -201,6 +202,21 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(own):
     assert process.returncode == 130
     assert err.endswith("lpnsr-export: interrupted; engines that were done are kept\n")
     assert (names(own.path), (own.path / MANIFEST).read_text()) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be blocked")
+def test_an_interrupt_waits_until_the_build_has_started():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    said = []
+    try:
+        with pytest.raises(KeyboardInterrupt), engine_store._uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            child = [sys.executable, "-c", interrupt]
+            said.append(subprocess.run(child, capture_output=True, text=True).stdout)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == ["goes on\n"]
 
 
 def test_a_graph_that_the_builder_cannot_read_is_refused(own, capfd):
