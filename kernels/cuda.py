@@ -1,7 +1,7 @@
-"""The CUDA face: `residual_shift.cu`, loaded and launched through `cuda.core`.
+"""The CUDA face: `residual_shift.cu`, and what all CUDA sources are loaded with.
 
-Where nvcc was there at installation, the package holds machine code for all GPUs in one file.
-Elsewhere NVRTC compiles the source for the GPU that is there, in about a second.
+Where nvcc was there at installation, the package holds machine code for all GPUs, one file for each
+source. Elsewhere NVRTC compiles the source for the GPU that is there, in about a second.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def device(index: int = 0) -> Device:
     return found
 
 
-def build(arch: str) -> ObjectCode:
-    """Compile the source for one of `ARCHITECTURES`; needs NVRTC, but no GPU."""
+def build(arch: str, name: str = "residual_shift") -> ObjectCode:
+    """Compile a source of this folder for one of `ARCHITECTURES`; needs NVRTC, but no GPU."""
     from cuda.core import Program, ProgramOptions
 
-    source = Path(__file__).with_name("residual_shift.cu")
+    source = Path(__file__).with_name(f"{name}.cu")
     options = ProgramOptions(
         name=source.name,
         arch=f"sm_{arch}",
@@ -69,12 +69,25 @@ def build(arch: str) -> ObjectCode:
     return Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin")
 
 
-def load(arch: str) -> ObjectCode:
-    """The kernels for a GPU of this compute capability, from the package or else compiled."""
-    from cuda.core import ObjectCode
+class Kernels:
+    """The kernels of one source, loaded from the package or else compiled.
 
-    fatbin = installed("residual_shift.fatbin")
-    return ObjectCode.from_fatbin(fatbin.read_bytes()) if fatbin else build(arch)
+    Args:
+        arch: the GPU's compute capability, without the dot.
+        name: of the source, without its suffix.
+    """
+
+    def __init__(self, arch: str, name: str) -> None:
+        from cuda.core import ObjectCode
+
+        fatbin = installed(f"{name}.fatbin")
+        code = ObjectCode.from_fatbin(fatbin.read_bytes()) if fatbin else build(arch, name)
+        self._code, self._kernels = code, {}
+
+    def __getitem__(self, name: str) -> Kernel:
+        if name not in self._kernels:
+            self._kernels[name] = self._code.get_kernel(name)
+        return self._kernels[name]
 
 
 class ResidualShift:
@@ -85,14 +98,7 @@ class ResidualShift:
     """
 
     def __init__(self, device: Device) -> None:
-        self._code = load(device.arch)
-        self._kernels: dict[str, Kernel] = {}
-
-    def kernel(self, name: str) -> Kernel:
-        """One of the source's kernels."""
-        if name not in self._kernels:
-            self._kernels[name] = self._code.get_kernel(name)
-        return self._kernels[name]
+        self.kernels = Kernels(device.arch, "residual_shift")
 
     def launch(
         self,
@@ -150,7 +156,7 @@ class ResidualShift:
         launch(
             stream,
             config,
-            self.kernel(f"residual_shift_{dtype}{'_wide' if wide else ''}"),
+            self.kernels[f"residual_shift_{dtype}{'_wide' if wide else ''}"],
             *map(np.float32, factors),
             *map(np.uint32, sizes),
             origins,

@@ -65,10 +65,13 @@ class Recipe:
         """
         pixels = picture.pixels
         size, scale = pixels.shape[:2], upscaler.bundle.manifest.scale
+        full, target = (size[0] * scale, size[1] * scale), self.target(size)
+        if pixels.shape[2] == channels == 3 and target == full:
+            yield from self._model(upscaler, pixels, progress, dtype)
+            return
         bands = self._channels(upscaler, pixels, progress)
         if channels < pixels.shape[2]:
             bands = (_on_white(band) for band in bands)
-        full, target = (size[0] * scale, size[1] * scale), self.target(size)
         if target != full:
             bands = shrink(bands, full, target)
         for band in bands:
@@ -97,15 +100,20 @@ class Recipe:
             top += len(band)
 
     def _model(
-        self, upscaler: Upscaler, planes: np.ndarray, progress: Progress | None = None
+        self,
+        upscaler: Upscaler,
+        planes: np.ndarray,
+        progress: Progress | None = None,
+        dtype: np.dtype | type = np.float32,
     ) -> Iterator[np.ndarray]:
-        """Upscale RGB (H, W, 3), or one plane (H, W, 1) as grey."""
+        """Upscale RGB (H, W, 3), or one plane (H, W, 1) as grey; grey in float32 alone."""
         grey = planes.shape[2] == 1
         for band in upscaler.bands(
             planes.repeat(3, axis=2) if grey else planes,
             seed=self.seed,
             deterministic=self.deterministic,
             color_fix=self.color_fix,
+            dtype=dtype,
             progress=progress,
         ):
             yield band.mean(axis=2, keepdims=True) if grey else band

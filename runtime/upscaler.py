@@ -140,9 +140,10 @@ class Upscaler:
             seed=seed,
             deterministic=deterministic,
             color_fix=color_fix,
+            dtype=picture.dtype,
             progress=progress,
         ):
-            result[done : done + len(band)] = rows.quantize(band, picture.dtype)
+            result[done : done + len(band)] = band
             done += len(band)
         return result
 
@@ -153,34 +154,61 @@ class Upscaler:
         seed: int = 0,
         deterministic: bool = False,
         color_fix: bool = True,
+        dtype: np.dtype | type = np.float32,
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscale one picture band by band, so that the whole output is never in memory.
 
-        Args and errors are those of `upscale`.
+        Args and errors are those of `upscale`, but for `dtype`: that of the result, float32, or
+        uint8 or uint16, where -1 becomes 0 and 1 the largest value.
 
         Yields:
-            float32 (n, scale·W, 3) in [-1, 1]; the bands together are the output, top to bottom.
+            `dtype` (n, scale·W, 3), float32 in [-1, 1]; the bands together are the output, top to
+            bottom.
         """
         _check(picture)
-        size, scale = picture.shape[:2], self.bundle.manifest.scale
+        size, manifest = picture.shape[:2], self.bundle.manifest
         chosen = layout.choose(self._graphs, size, self._overlap)
         graph = self._graph = chosen.graph
         self._load(graph)
-        tiles = tiling.plan(size, graph.tile, chosen.overlaps, scale)
-        upscaled = self._upscaled(tiles, graph, picture, seed, deterministic, progress)
-        raw = rows.Rows(_blended(upscaled, size, scale))
+        tiles = tiling.plan(size, graph.tile, chosen.overlaps, manifest.scale)
+        report = progress or (lambda done, total: None)
+        report(0, len(tiles))
+        draws = 1 if deterministic else manifest.draws
+        task = backends.Task(
+            picture,
+            tiles,
+            manifest.scale,
+            seed,
+            draws,
+            color_fix,
+            np.dtype(dtype),
+            lambda done: report(done, len(tiles)),
+        )
+        bands = self.backend.bands(task)
+        if bands is None:
+            yield from self._bands(task, graph)
+            return
+        try:
+            yield from bands
+        except backends.NotFiniteError as error:
+            raise _not_finite(tiles[error.number], error.advice) from error
+
+    def _bands(self, task: backends.Task, graph: Graph) -> Iterator[np.ndarray]:
+        """What `bands` yields, where the engine computes tiles alone."""
+        picture, size, scale = task.picture, task.picture.shape[:2], task.scale
+        raw = rows.Rows(_blended(self._upscaled(task, graph), size, scale))
         step = _step(size[1])
         for top in range(0, size[0], step):
             bottom = min(top + step, size[0])
             # The halo makes the band's correction equal to that of the whole picture.
-            halo = color.HALO if color_fix else 0
+            halo = color.HALO if task.color_fix else 0
             above, below = max(top - halo, 0), min(bottom + halo, size[0])
             sr = raw.take(above * scale, below * scale)
-            if color_fix:
+            if task.color_fix:
                 sr = color.correct(sr, _signed(picture[above:below]))
-            band = sr[(top - above) * scale : (bottom - above) * scale]
-            yield np.clip(band, -1.0, 1.0)
+            band = np.clip(sr[(top - above) * scale : (bottom - above) * scale], -1.0, 1.0)
+            yield band if task.dtype == np.float32 else rows.quantize(band, task.dtype)
 
     def memory(self, size: tuple[int, int]) -> int:
         """Bytes that `bands` needs at its peak for a picture of this (height, width)."""
@@ -226,25 +254,20 @@ class Upscaler:
             self._loaded = graph
 
     def _upscaled(
-        self,
-        tiles: Sequence[tiling.Tile],
-        graph: Graph,
-        picture: np.ndarray,
-        seed: int,
-        deterministic: bool,
-        progress: Progress | None,
+        self, task: backends.Task, graph: Graph
     ) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
         """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
-        report = progress or (lambda done, total: None)
-        report(0, len(tiles))
+        tiles = task.tiles
         waiting: deque[tuple[Sequence[tiling.Tile], np.ndarray, np.ndarray]] = deque()
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for first in range(0, len(tiles), graph.batch):
                 group = tiles[first : first + graph.batch]
                 filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
-                lr = np.stack([_signed(tile.cut(picture)).transpose(2, 0, 1) for tile in filled])
-                noise = [self._noise(tile, graph, seed, deterministic) for tile in filled]
+                lr = np.stack(
+                    [_signed(tile.cut(task.picture)).transpose(2, 0, 1) for tile in filled]
+                )
+                noise = [self._noise(tile, graph, task) for tile in filled]
                 waiting.append((group, lr, np.stack(noise, axis=1)))
                 yield waiting[-1][1:]
 
@@ -254,7 +277,7 @@ class Upscaler:
                 group, lr, noise = waiting.popleft()
                 finite = self._finite(group, lr, noise, sr)
                 done += len(group)
-                report(done, len(tiles))
+                task.report(done)
                 for tile, upscaled in zip(group, finite, strict=False):  # the rest fill the batch
                     yield tile, upscaled.transpose(1, 2, 0)
 
@@ -262,29 +285,36 @@ class Upscaler:
         self, tiles: Sequence[tiling.Tile], lr: np.ndarray, noise: np.ndarray, sr: np.ndarray
     ) -> np.ndarray:
         """`sr`, or, if a value is not finite, the batch once more at a higher precision."""
-        advice = "try another model or seed"
-        if not np.isfinite(sr).all():
-            try:
-                sr = self.backend.run_precisely(lr, noise)
-            except backends.PrecisionError as error:
-                advice = str(error)
+        if np.isfinite(sr).all():
+            return sr
+        advice = backends.ADVICE
+        try:
+            sr = self.backend.run_precisely(lr, noise)
+        except backends.PrecisionError as error:
+            advice = str(error)
         for tile, upscaled in zip(tiles, sr, strict=False):
             if not np.isfinite(upscaled).all():
-                raise UpscaleError(
-                    "the model returns NaN or infinity in the tile at row "
-                    f"{tile.rows.start}, column {tile.columns.start}; {advice}"
-                )
+                raise _not_finite(tile, advice)
         return sr
 
-    def _noise(self, tile: tiling.Tile, graph: Graph, seed: int, deterministic: bool) -> np.ndarray:
+    def _noise(self, tile: tiling.Tile, graph: Graph, task: backends.Task) -> np.ndarray:
         """The tile's window (K, C, h, w) of the picture's noise."""
         manifest = self.bundle.manifest
         out = np.zeros((manifest.draws, manifest.latent_channels, *graph.tile), dtype=np.float32)
-        draws = 1 if deterministic else manifest.draws
-        out[:draws] = kernels.normals(
-            seed, draws, manifest.latent_channels, tile.rows.start, tile.columns.start, *graph.tile
+        out[: task.draws] = kernels.normals(
+            task.seed,
+            task.draws,
+            manifest.latent_channels,
+            tile.rows.start,
+            tile.columns.start,
+            *graph.tile,
         )
         return out
+
+
+def _not_finite(tile: tiling.Tile, advice: str) -> UpscaleError:
+    place = f"row {tile.rows.start}, column {tile.columns.start}"
+    return UpscaleError(f"the model returns NaN or infinity in the tile at {place}; {advice}")
 
 
 def _step(width: int) -> int:

@@ -16,7 +16,7 @@ else:
 
 STAGES = ("pre_upsampler", "denoiser", "noise_predictor")
 CHOICES = {
-    "pixel": ("l1", "l2", "charbonnier"),
+    "pixel": ("l1", "l2", "charbonnier", "psnr"),
     "start": ("bicubic", "pre_upsampler"),
     "states": ("forward", "chain"),
 }
@@ -35,7 +35,8 @@ class StageConfig:
         warm_up: iterations over which the learning rate rises from zero.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what is kept.
-        pixel: loss on values: l1, l2 or charbonnier.
+        pixel: loss on values: l1, l2, charbonnier or psnr (the logarithm of each picture's mean
+            squared error, so that all pictures count alike).
         perceptual: weight of the perceptual term.
         adversarial: weight of the hinge loss; 0 for none.
         adversarial_start: iteration from which there is a discriminator.
@@ -43,6 +44,8 @@ class StageConfig:
         states: what the denoiser learns from: x_t made of the true x_0 (forward, ResShift's
             objective), or the states that the chain reaches by itself (chain).
         steps: lengths of the chain to train, drawn anew for each update; empty for the whole.
+        straight_through: in the noise predictor's training, let gradients pass the denoiser as if
+            it returned its state: no way back through it, for one that nearly does (skip).
         bfloat16: autocast; weights stay float32.
         checkpoint_activations: compute the networks again on the way back to save memory.
         save_every: iterations between checkpoints, validations and contact sheets.
@@ -63,6 +66,7 @@ class StageConfig:
     start: str = "bicubic"
     states: str = "forward"
     steps: tuple[int, ...] = ()
+    straight_through: bool = False
     bfloat16: bool = True
     checkpoint_activations: bool = True
     save_every: int = 1000

@@ -13,17 +13,23 @@ from torch import Tensor, nn
 SCALES = 3
 BLOCK = 8
 CHARBONNIER = 1e-3
+LEAST_ERROR = 1e-8
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def pixel_loss(name: str) -> Loss:
-    """`l1`, `l2` or `charbonnier`, a smooth L1."""
-    return {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": _charbonnier}[name]
+    """`l1`, `l2`, `charbonnier`, a smooth L1, or `psnr`, the mean PSNR but for sign and scale."""
+    return {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": _charbonnier, "psnr": _psnr}[name]
 
 
 def _charbonnier(found: Tensor, expected: Tensor) -> Tensor:
     return torch.sqrt((found - expected).square() + CHARBONNIER**2).mean()
+
+
+def _psnr(found: Tensor, expected: Tensor) -> Tensor:
+    errors = (found - expected).square().flatten(1).mean(dim=1)
+    return (errors + LEAST_ERROR).log().mean()
 
 
 class GradientFrequencyLoss(nn.Module):

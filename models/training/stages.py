@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain, residual_shift
 from lpnsr.models.presets import Preset, module_of
-from lpnsr.models.swin_unet import SwinUNet
+from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training.config import StageConfig
 
 
@@ -52,6 +52,8 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
     if config.checkpoint_activations:
         for module in (chain.denoiser, chain.noise_predictor, chain.codec):
             _checkpoint_activations(module)
+    if config.straight_through:
+        chain = chain.replaced(denoiser=_StraightThrough(chain.denoiser))
     if name == "denoiser":
         chain = chain.replaced(noise_predictor=None)
         objective = _denoise_own if config.states == "chain" else _denoise
@@ -64,6 +66,21 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         nn.Identity(),
         partial(_whole_chain, chain),
     )
+
+
+class _StraightThrough(nn.Module):
+    """A denoiser whose gradient is that of returning the state (Bengio et al., 2013)."""
+
+    def __init__(self, denoiser: SwinUNet) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.modulation = denoiser.modulation
+
+    def forward(self, x: Tensor, modulation: list[Affine]) -> Tensor:
+        with torch.no_grad():
+            x0 = self.denoiser(x, modulation)
+        state = x[:, : self.denoiser.config.out_channels]
+        return x0 + state - state.detach()
 
 
 def start_from_zero(network: nn.Module) -> None:

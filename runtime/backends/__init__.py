@@ -7,13 +7,15 @@ constructor, and list it in `create`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.tiling import Tile
 
 if TYPE_CHECKING:
     from lpnsr.runtime.backends.openvino import OpenVino
@@ -22,6 +24,8 @@ NAMES = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "ten
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 """Arguments of `Backend.run` for one batch after the other."""
 PRECISIONS = ("auto", "f32", "bf16")
+ADVICE = "try another model or seed"
+"""What may help where values are not finite in the highest precision."""
 
 
 class BackendError(RuntimeError):
@@ -30,6 +34,45 @@ class BackendError(RuntimeError):
 
 class PrecisionError(BackendError):
     """An engine has no higher precision than the one whose range did not suffice."""
+
+
+class NotFiniteError(BackendError):
+    """A tile's values are not finite.
+
+    Args:
+        number: of the tile, from 0.
+        advice: what may help.
+    """
+
+    def __init__(self, number: int, advice: str = ADVICE) -> None:
+        super().__init__(f"the values of tile {number} are not finite; {advice}")
+        self.number, self.advice = number, advice
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to upscale.
+
+    Attributes:
+        picture: uint8 or uint16 (H, W, 3).
+        tiles: what it is cut into, row by row, each as large as the loaded graph's tile.
+        scale: factor between the sides of input and output.
+        seed: of the picture's noise.
+        draws: how many draws of it there are; the others are zero.
+        color_fix: whether the large-scale colours are those of the picture.
+        dtype: of the result: uint8 or uint16, where -1 becomes 0 and 1 the largest value, or
+            float32.
+        report: called with the number of tiles that are done.
+    """
+
+    picture: np.ndarray
+    tiles: Sequence[Tile]
+    scale: int
+    seed: int
+    draws: int
+    color_fix: bool
+    dtype: np.dtype
+    report: Callable[[int], None]
 
 
 class Backend(Protocol):
@@ -67,6 +110,20 @@ class Backend(Protocol):
         """
         for lr, noise in batches:
             yield self.run(lr, noise)
+
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None] | None:
+        """Upscale a whole picture with the loaded graph; errors are those of `run`.
+
+        Yields:
+            `task.dtype` (n, scale·W, 3); the bands together are the output, top to bottom.
+
+        Returns:
+            None if the engine computes tiles alone, and the host does what is left.
+
+        Raises:
+            NotFiniteError: the values of a tile are not finite.
+        """
+        return None
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.

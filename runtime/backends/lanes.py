@@ -1,8 +1,4 @@
-"""Batches on their way through a GPU: upload, computation and download at the same time.
-
-Tiles travel in float32, not in 8 bits: they are blended and their colours corrected before they are
-rounded, once, so that a GPU gives the picture that a CPU gives.
-"""
+"""Batches of float32 on their way through a GPU: upload, computation and download at once."""
 
 from __future__ import annotations
 
@@ -73,29 +69,33 @@ class Lanes:
         output: name -> shape of the one that comes out.
         enqueue: queues the computation.
         capture: whether to capture it.
+
+    Attributes:
+        compute: the stream for computation.
+        slots: the memory of the batches that are under way.
     """
 
     def __init__(
         self, device: Device, inputs: Shapes, output: Shapes, enqueue: Enqueue, capture: bool = True
     ) -> None:
-        self._upload, self._compute, self._download = (device.create_stream() for _ in range(3))
+        self._upload, self.compute, self._download = (device.create_stream() for _ in range(3))
         self._inputs, (self._output,) = list(inputs), output
         self._enqueue = enqueue
-        self._slots = [Slot(device, self._compute, {**inputs, **output}) for _ in range(_SLOTS)]
-        self._compute.sync()  # the memory is there for the other streams too
+        self.slots = [Slot(device, self.compute, {**inputs, **output}) for _ in range(_SLOTS)]
+        self.compute.sync()  # the memory is there for the other streams too
         if capture:
-            for slot in self._slots:
+            for slot in self.slots:
                 slot.graph = self._captured(slot)
 
     def _captured(self, slot: Slot) -> Graph:
         for array in slot.arrays.values():
             array.fill(0)
         for name in self._inputs:
-            slot.there[name].copy_from(slot.here[name], stream=self._compute)
+            slot.there[name].copy_from(slot.here[name], stream=self.compute)
         # What is loaded or chosen at the first run must not be under capture.
-        self._enqueue(self._compute, slot.addresses)
-        self._compute.sync()
-        builder = self._compute.create_graph_builder()
+        self._enqueue(self.compute, slot.addresses)
+        self.compute.sync()
+        builder = self.compute.create_graph_builder()
         builder.begin_building()
         try:
             self._enqueue(builder.stream, slot.addresses)
@@ -114,7 +114,7 @@ class Lanes:
         Yields:
             float32, what comes out for each.
         """
-        free, busy = deque(self._slots), deque()
+        free, busy = deque(self.slots), deque()
         try:
             for batch in batches:
                 result = None
@@ -129,7 +129,7 @@ class Lanes:
             while busy:
                 yield self._result(busy.popleft())
         finally:  # no batch that nobody waits for may write into memory that is used again
-            for stream in (self._upload, self._compute, self._download):
+            for stream in (self._upload, self.compute, self._download):
                 stream.sync()
 
     def _submit(self, slot: Slot, batch: Sequence[np.ndarray]) -> None:
@@ -140,15 +140,19 @@ class Lanes:
             np.copyto(slot.arrays[name], array)
             slot.there[name].copy_from(slot.here[name], stream=self._upload)
         self._upload.record(slot.uploaded)
-        self._compute.wait(slot.uploaded)
-        if slot.graph:
-            slot.graph.launch(self._compute)
-        else:
-            self._enqueue(self._compute, slot.addresses)
-        self._compute.record(slot.computed)
+        self.compute.wait(slot.uploaded)
+        self.queue(slot)
+        self.compute.record(slot.computed)
         self._download.wait(slot.computed)
         slot.here[self._output].copy_from(slot.there[self._output], stream=self._download)
         self._download.record(slot.downloaded)
+
+    def queue(self, slot: Slot) -> None:
+        """Queue the computation of what lies in a slot's memory on the GPU."""
+        if slot.graph:
+            slot.graph.launch(self.compute)
+        else:
+            self._enqueue(self.compute, slot.addresses)
 
     def _result(self, slot: Slot) -> np.ndarray:
         slot.downloaded.sync()

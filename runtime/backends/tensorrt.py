@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpnsr.kernels import cuda
 from lpnsr.runtime import engines
-from lpnsr.runtime.backends import Backend, BackendError, Batches, PrecisionError, cache_folder
+from lpnsr.runtime.backends import (
+    ADVICE,
+    Backend,
+    BackendError,
+    Batches,
+    NotFiniteError,
+    PrecisionError,
+    Task,
+    cache_folder,
+)
 from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
 from lpnsr.runtime.backends.loaded import LoadedEngine, StagedChain
+from lpnsr.runtime.backends.pictures import Pictures
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
 
 if TYPE_CHECKING:
@@ -80,24 +91,45 @@ class TensorRt(Backend):
         with cuda_errors(f"{self._builder} fails"):
             yield from self._lanes.run(batches)
 
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
+        """Upscale a picture without leaving the GPU in between; see `Backend.bands`."""
+        self._device.set_current()
+        with cuda_errors(f"{self._builder} fails"):
+            slot = self._lanes.slots[0]
+            pictures = Pictures(
+                self._device,
+                self._lanes.compute,
+                self._shapes,
+                list(slot.addresses.values()),
+                partial(self._lanes.queue, slot),
+            )
+            try:
+                yield from pictures.bands(task)
+            except NotFiniteError as error:
+                raise NotFiniteError(error.number, self._advice()) from None
+
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Not possible: an engine computes in the precision that it was built for.
 
         Raises:
             PrecisionError: always; says what may help.
         """
-        if set(self._manifest.precision.values()) <= {"float32"}:
-            raise PrecisionError("try another model or seed")
-        raise PrecisionError(
-            "in float16 or bfloat16 numbers went out of range; make a bundle with: "
-            f"lpnsr-export --precision fp32 --engine {self._builder}"
-        )
+        raise PrecisionError(self._advice())
 
     def describe(self) -> str:
         """Name, version, device and whether there is a CUDA graph."""
         name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[self._builder]
         graph = "" if self._cuda_graph else " without CUDA graph"
         return f"{name} {self._trt.__version__} on {self._device.name}{graph}"
+
+    def _advice(self) -> str:
+        """What may help where numbers went out of range."""
+        if set(self._manifest.precision.values()) <= {"float32"}:
+            return ADVICE
+        return (
+            "in float16 or bfloat16 numbers went out of range; make a bundle with: "
+            f"lpnsr-export --precision fp32 --engine {self._builder}"
+        )
 
     def _find(self, bundle: Bundle, file: str) -> Engine:
         version, gpu = self._trt.__version__, f"sm_{self._device.arch}"
@@ -159,7 +191,9 @@ class TensorRt(Backend):
         else:
             chain = self._parts[graph.file]
         stream.sync()
-        *inputs, output = shapes(manifest, replace(graph, stages=())).items()
+        tensors = shapes(manifest, replace(graph, stages=()))
+        self._shapes = list(tensors.values())
+        *inputs, output = tensors.items()
         self._lanes = Lanes(
             self._device, dict(inputs), dict([output]), chain.enqueue, self._cuda_graph
         )

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 from runtime.toy import write_bundle, write_staged_bundle
 
+from kernels import hosted
 from lpnsr.export import engine_cli, engine_store, tensorrt
 from lpnsr.export.engine_parity import check_engines
 from lpnsr.export.verify import ParityError
@@ -23,7 +24,8 @@ NAME = "tensorrt-rtx"
 def bundle(request, monkeypatch, tmp_path):
     """A bundle with "engines" that are copies of its graphs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    simulated.install(monkeypatch, simulated.Gpu(seed=0))
+    pictures = hosted.library("picture", tmp_path)
+    simulated.install(monkeypatch, simulated.Gpu(seed=0), pictures)
     if request.param == "staged":
         folder = write_staged_bundle(tmp_path / "own")
     else:

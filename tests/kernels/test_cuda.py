@@ -96,7 +96,7 @@ def test_the_gpu_gives_the_published_answers(memory, kernel):
         source, target = memory.upload(np.array(counter, np.uint32)), memory.empty(16)
         sizes = map(np.uint32, (1, *key))
         config = LaunchConfig(grid=1, block=32)
-        launch(memory.stream, config, kernel.kernel("philox4x32_words"), source, *sizes, target)
+        launch(memory.stream, config, kernel.kernels["philox4x32_words"], source, *sizes, target)
         assert tuple(memory.download(target, 4, np.uint32)) == words
 
 
@@ -108,7 +108,7 @@ def test_the_gpu_gives_the_same_words(memory, kernel):
     source, target = memory.upload(counters), memory.empty(counters.nbytes)
     sizes = map(np.uint32, (len(counters), *key))
     config = LaunchConfig(grid=-(-len(counters) // 128), block=128)
-    launch(memory.stream, config, kernel.kernel("philox4x32_words"), source, *sizes, target)
+    launch(memory.stream, config, kernel.kernels["philox4x32_words"], source, *sizes, target)
     words = np.stack(reference.philox4x32(counters.T, key), axis=1)
     np.testing.assert_array_equal(memory.download(target, counters.shape, np.uint32), words)
 

@@ -5,25 +5,29 @@ import pytest
 from lpnsr.kernels import cuda
 from lpnsr.kernels.library import installed
 
-NAMES = ["philox4x32_words"] + [
-    f"residual_shift_{dtype}{wide}" for dtype in cuda.ITEM_SIZES for wide in ("", "_wide")
-]
+INTEGERS = ("uint8", "uint16")
+NAMES = {
+    "residual_shift": ["philox4x32_words"]
+    + [f"residual_shift_{dtype}{wide}" for dtype in cuda.ITEM_SIZES for wide in ("", "_wide")],
+    "picture": ["picture_clear", "picture_blend", "picture_blur"]
+    + [f"picture_{name}_{dtype}" for name in ("cut", "difference") for dtype in INTEGERS]
+    + [f"picture_finish_{dtype}" for dtype in (*INTEGERS, "float32")],
+}
 
 
-@pytest.fixture(scope="module", params=cuda.ARCHITECTURES)
-def code(request):
+@pytest.mark.parametrize("arch", cuda.ARCHITECTURES)
+@pytest.mark.parametrize("source", NAMES)
+def test_the_sources_compile(source, arch):
     pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")
-    return cuda.build(request.param).code
-
-
-def test_the_source_compiles(code):
+    code = cuda.build(arch, source).code
     assert code[:4] == b"\x7fELF"
-    for name in NAMES:
+    for name in NAMES[source]:
         assert f".text.{name}\0".encode() in code
 
 
-def test_the_package_holds_code_for_every_gpu():
-    fatbin = installed("residual_shift.fatbin")
+@pytest.mark.parametrize("source", NAMES)
+def test_the_package_holds_code_for_every_gpu(source):
+    fatbin = installed(f"{source}.fatbin")
     if fatbin is None:
         pytest.skip("lpnsr was built without nvcc")
     assert 10_000 < fatbin.stat().st_size < 1_000_000

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 import lpnsr.kernels.cuda
+from kernels import hosted
 from lpnsr import kernels
 from lpnsr.runtime.bundle import MANIFEST, Bundle, Engine, sha256
 
@@ -112,6 +113,12 @@ class Buffer:
         self.content, self.size = np.full(size, 0x7F, np.uint8), size
         self.handle = self.content.ctypes.data
 
+    @classmethod
+    def from_handle(cls, ptr, size, owner):
+        part = cls(0)
+        part.content, part.size, part.handle = at(ptr, (size,), np.uint8), size, ptr
+        return part
+
     def copy_from(self, other, *, stream):
         assert self.content.size == other.content.size
         stream.put(lambda: np.copyto(self.content, other.content))
@@ -162,15 +169,17 @@ class Kernel:
     def __init__(self, device):
         pass
 
-    def launch(self, stream, step, dtype, shape, *, out, scaled, x, eps=0, **terms):
+    def launch(self, stream, step, dtype, shape, *, out, scaled=0, x=0, draw=0, origins=0, **terms):
         assert dtype == "float32"
 
         def work():
-            tensors = {name: at(address, shape) for name, address in {"x": x, **terms}.items()}
-            noise = at(eps, shape) if eps else None
-            results = kernels.residual_shift(step, **tensors, eps=noise)
+            tensors = {name: at(address, shape) for name, address in terms.items() if address}
+            tensors["x"] = at(x, shape) if x else np.zeros(shape, np.float32)
+            places = at(origins, (shape[0], 4), np.uint32) if origins else None
+            results = kernels.residual_shift(step, **tensors, draw=draw, origins=places)
             for address, result in zip((out, scaled), results, strict=True):
-                np.copyto(at(address, shape), result)
+                if address:
+                    np.copyto(at(address, shape), result)
 
         stream.put(work)
 
@@ -301,13 +310,14 @@ def tensorrt(trt, gpu):
     return SimpleNamespace(Runtime=Runtime, **{name: getattr(trt, name) for name in names})
 
 
-def install(monkeypatch, device):
-    """Let `tensorrt_rtx` and the GPU be simulated ones."""
+def install(monkeypatch, device, pictures):
+    """Let `tensorrt_rtx` and the GPU be simulated ones; `pictures` is `picture.cu`, compiled."""
     import cuda.core
     import tensorrt_rtx
 
     monkeypatch.setattr(lpnsr.kernels.cuda, "device", lambda: device)
     monkeypatch.setattr(lpnsr.kernels.cuda, "ResidualShift", Kernel)
+    hosted.install(monkeypatch, pictures, lambda stream, work: stream.put(work))
     monkeypatch.setattr(cuda.core, "LegacyPinnedMemoryResource", PinnedMemory)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", tensorrt(tensorrt_rtx, device))
 

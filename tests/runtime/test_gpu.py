@@ -2,14 +2,16 @@
 
 import dataclasses
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from lpnsr.kernels import Step, cuda
-from lpnsr.runtime import backends, bundle, engines
-from lpnsr.runtime.backends import BackendError, onnxruntime_cuda
+from lpnsr.runtime import backends, bundle, engines, tiling
+from lpnsr.runtime.backends import BackendError, Task, onnxruntime_cuda
 from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
+from lpnsr.runtime.backends.pictures import Pictures
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 from lpnsr.runtime.upscaler import Upscaler
@@ -100,6 +102,54 @@ def test_batches_do_not_mix(gpu, capture):
     next(abandoned)
     abandoned.close()
     np.testing.assert_array_equal(next(lanes.run([(batches[3],)])), 2 * batches[3])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 300), (333, 250)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("color_fix", [True, False])
+def test_a_picture_that_nothing_is_done_to_comes_back(gpu, size, dtype, color_fix):
+    """A model of scale 1 whose output is its input."""
+    shape = (3, 3, 64, 64)
+    pictures = Pictures(*copying(gpu, shape))
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, np.iinfo(dtype).max, (*size, 3), dtype, endpoint=True)
+    tiles, done = tiling.plan(size, shape[2:], (16, 16), 1), []
+    task = Task(picture, tiles, 1, 0, 1, color_fix, np.dtype(dtype), done.append)
+    found = np.concatenate(list(pictures.bands(task))).astype(int)
+    assert np.abs(found - picture).max() <= (0 if dtype == np.uint8 else 1)
+    assert done[-1] == len(tiles)
+
+
+def copying(gpu, shape):
+    """Arguments of `Pictures` for a graph that copies its input."""
+    kernel, stream = cuda.ResidualShift(gpu), gpu.create_stream()
+    shapes = [shape, (1, *shape), shape]
+    buffers = [gpu.allocate(4 * int(np.prod(s)), stream=stream) for s in shapes]
+    lr, noise, sr = (int(buffer.handle) for buffer in buffers)
+
+    def enqueue(held=buffers):
+        kernel.launch(stream, Step(state=1, prediction=0), "float32", shape, x=lr, out=sr)
+
+    return gpu, stream, shapes, [lr, noise, sr], enqueue
+
+
+def test_a_large_picture_takes_little_longer_than_its_tiles(built):
+    folder, name = built
+    picture = np.tile(photo(512, 512), (3, 3, 1))
+    model = Upscaler.from_bundle(folder, backend=name)
+    tiles = []
+    model.upscale(picture[:512, :512])
+    started = time.perf_counter()
+    model.upscale(picture, progress=lambda done, total: tiles.append(total))
+    whole = time.perf_counter() - started
+    lanes = model.backend._lanes
+    started = time.perf_counter()
+    for _ in range(tiles[0]):
+        lanes.queue(lanes.slots[0])
+    lanes.compute.sync()
+    alone = time.perf_counter() - started
+    print(f"{name}: {tiles[0]} tiles {alone:.2f} s alone, {whole:.2f} s as a picture")
+    assert whole < 1.15 * alone
 
 
 def test_exhausted_memory_is_a_memory_error(gpu):

@@ -7,11 +7,15 @@ import sys
 import numpy as np
 import pytest
 
+from kernels import hosted
 from lpnsr.runtime import backends, bundle, engines
 from lpnsr.runtime.backends import BackendError, PrecisionError
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
 from lpnsr.runtime.engines import EngineError
+from lpnsr.runtime.images import Picture
+from lpnsr.runtime.metadata import Metadata
+from lpnsr.runtime.recipe import Recipe
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 from . import simulated
@@ -28,14 +32,19 @@ def seed(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return hosted.library("picture", tmp_path_factory.mktemp("host"))
+
+
 @pytest.fixture
-def gpu(monkeypatch, tmp_path):
+def gpu(monkeypatch, tmp_path, pictures):
     """Installs a simulated GPU: `gpu(seed)`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def install(seed=0, **options):
         device = simulated.Gpu(seed, **options)
-        simulated.install(monkeypatch, device)
+        simulated.install(monkeypatch, device, pictures)
         return device
 
     return install
@@ -151,6 +160,84 @@ def test_a_picture_is_the_same_as_on_a_cpu(gpu, built, seed):
     np.testing.assert_array_equal(
         model.upscale(picture, seed=4), reference.upscale(picture, seed=4)
     )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 200), (32, 32), (130, 33), (200, 90)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("color_fix", [True, False])
+def test_pictures_of_all_sizes_are_the_same_as_on_a_cpu(gpu, built, size, dtype, color_fix):
+    gpu(sum(size))
+    picture = photo(*size).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    batch, options = 1 + 2 * (size[1] > 32), {"seed": 2**63, "color_fix": color_fix}
+    for asked in (dtype, np.float32):
+        made = []
+        for backend in (NAME, "onnxruntime"):
+            model = Upscaler.from_bundle(built, backend=backend, tile=(32, 32), batch=batch)
+            bands = list(model.bands(picture, dtype=asked, deterministic=True, **options))
+            assert all(band.dtype == asked for band in bands)
+            made.append(np.concatenate(bands))
+        ours, theirs = (np.asarray(picture, np.float64) for picture in made)
+        assert ours.shape == (4 * size[0], 4 * size[1], 3)
+        if asked == np.float32 or not color_fix:
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+        else:  # sums of another order, at a rounding edge
+            assert np.abs(ours - theirs).max() <= 1 and np.mean(ours == theirs) > 0.99
+
+
+def test_little_travels_between_the_host_and_the_gpu(gpu, built, monkeypatch):
+    gpu()
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=1)
+    model.upscale(photo(32, 32))
+    moved = []
+    copy = simulated.Buffer.copy_from
+
+    def counting(self, other, *, stream):
+        moved.append(self.size)
+        copy(self, other, stream=stream)
+
+    monkeypatch.setattr(simulated.Buffer, "copy_from", counting)
+    model.upscale(photo(300, 200))
+    pixels = 3 * 300 * 200
+    assert pixels * 17 < sum(moved) < pixels * 18
+
+
+def test_a_plane_of_transparency_is_upscaled_at_the_same_time(gpu, built, seed):
+    """Two pictures take turns on one GPU."""
+    gpu(seed)
+    picture = Picture(np.dstack([photo(90, 70), photo(90, 70)[::-1, :, :1]]), Metadata(), ())
+    made = []
+    for backend in (NAME, "onnxruntime"):
+        model = Upscaler.from_bundle(built, backend=backend, tile=(32, 32), batch=3)
+        bands = Recipe(alpha="model", seed=3).bands(model, picture, 4, np.dtype(np.uint8))
+        made.append(np.concatenate(list(bands)))
+    ours, theirs = made
+    assert np.abs(ours.astype(int) - theirs).max() <= 1 and np.mean(ours == theirs) > 0.99
+
+
+def test_a_picture_that_is_given_up_leaves_nothing_under_way(gpu, built, seed):
+    device = gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=1)
+    picture = photo(120, 100)
+    expected = model.upscale(picture)
+    bands = model.bands(picture, dtype=np.uint8)
+    next(bands)
+    bands.close()
+    assert not any(stream.queue for stream in device.streams.values())
+    np.testing.assert_array_equal(model.upscale(picture), expected)
+
+
+def test_progress_is_that_of_the_gpu(gpu, built):
+    device, seen = gpu(), []
+
+    def report(done, total):
+        work = sum(len(stream.queue) for stream in device.streams.values())
+        seen.append((done, total, work))
+
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=3)
+    model.upscale(photo(90, 70), progress=report)
+    done, totals, work = zip(*seen, strict=True)
+    assert done == (0, *range(3, totals[0], 3), totals[0]) and len(set(totals)) == 1
+    assert max(work) < 60  # two batches at most
 
 
 def test_what_was_compiled_is_kept_for_the_next_start(gpu, built, tmp_path):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,15 @@ def test_the_perceptual_term_has_a_gradient_everywhere():
 def test_pixel_losses(name, expected):
     loss = pixel_loss(name)(torch.full((2, 3), 0.3), torch.zeros(2, 3))
     assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_psnr_loss_counts_each_picture_by_its_decibels():
+    errors = torch.tensor([0.3, 0.03])[:, None, None].expand(2, 3, 4)
+    loss = pixel_loss("psnr")(errors, torch.zeros(2, 3, 4))
+    decibels = 10 * torch.tensor([4 / 0.09, 4 / 0.0009]).log10()  # of values from -1 to 1
+    assert loss.item() == pytest.approx(
+        np.log(4) - decibels.mean().item() * np.log(10) / 10, rel=1e-4
+    )
 
 
 def test_hinge_losses():

@@ -43,6 +43,32 @@ def test_gradients_reach_the_noise_predictor_through_the_chain(toy, steps):
     assert any(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
+def test_gradients_pass_the_denoiser_as_if_it_returned_its_state(toy):
+    found = {}
+    for name, straight in (("through", False), ("past", True)):
+        chain = built(toy)
+        chain.noise_predictor.requires_grad_(True)
+        config = StageConfig(straight_through=straight, checkpoint_activations=False)
+        torch.manual_seed(1)
+        estimate, _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+        estimate.square().mean().backward()
+        found[name] = estimate, chain.noise_predictor.out[-1].bias.grad
+    torch.testing.assert_close(found["past"][0], found["through"][0])
+    assert not torch.allclose(found["past"][1], found["through"][1])
+
+    chain = built(toy)
+    start_from_zero(chain.denoiser)  # returns its state: both gradients are one
+    gradients = []
+    for straight in (False, True):
+        config = StageConfig(straight_through=straight, checkpoint_activations=False)
+        chain.noise_predictor.requires_grad_(True).zero_grad()
+        torch.manual_seed(1)
+        estimate, _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+        estimate.square().mean().backward()
+        gradients.append(chain.noise_predictor.out[-1].weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_training_starts_from_bicubic_unless_told_otherwise(toy):
     """The chain of a denoiser that returns its state ends where it started."""
     chain = built(toy)
