@@ -113,10 +113,16 @@ class Methods:
             if traced and f32 in self.runs:
                 self.add(f32 + TRACED, partial(_loaded, traced, engine, "f32", lr, noise))
         for engine in (name for name in backends.NAMES if name not in ("auto", *ON_CPU)):
-            if self._add_engine("f32", bundle, engine, "auto", lr, noise):
-                self._add_engine("mixed", mixed(), engine, "auto", lr, noise)
+            single, narrow = (f"{label(engine)} {computed}" for computed in ("f32", "mixed"))
+            if not self._add_engine("f32", bundle, engine, "auto", lr, noise):
+                self.missing[narrow] = self.missing[single]
+                continue
+            try:
+                other = mixed()
+            except RuntimeError as error:  # out of tolerance
+                self.missing[narrow] = reason(error)
             else:
-                self.missing[f"{label(engine)} mixed"] = self.missing[f"{label(engine)} f32"]
+                self._add_engine("mixed", other, engine, "auto", lr, noise)
 
     def _add_engine(
         self, computed: str, bundle: Bundle, engine: str, precision: str, *noisy: np.ndarray

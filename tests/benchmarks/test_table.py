@@ -12,6 +12,7 @@ from lpnsr.benchmarks import cli, machine, methods, plots, process, report, work
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, TRACED
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
 from lpnsr.export.engines import computes_bf16
+from lpnsr.export.verify import ParityError
 from lpnsr.runtime.bundle import BUILTIN
 
 MODEL = Model("micro-2", "micro")
@@ -105,6 +106,17 @@ def test_mixed_precision_runs_on_the_gpu_backends_that_there_are(monkeypatch):
         "TensorRT f32": "no such package",
         "TensorRT mixed": "no such package",
     }
+
+
+def test_an_export_out_of_tolerance_is_a_row_that_is_missing(monkeypatch):
+    def failing():
+        raise ParityError("x_0 differs\nby this much")
+
+    monkeypatch.setattr(methods, "_loaded", lambda *arguments: lambda: None)
+    found = methods.Methods()
+    found.add_engines(SimpleNamespace(path="single"), None, None, failing)
+    assert {f"{engine} f32" for engine in ON_GPU} < found.runs.keys()
+    assert found.missing == {f"{engine} mixed": "x_0 differs" for engine in ON_GPU}
 
 
 START = {"first": 2.0, "second": 1.0, "memory": 5 * 10**8, "device_memory": None}
