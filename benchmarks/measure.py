@@ -122,9 +122,10 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
                 traced, _ = _exported(chain, preset, shape, kept / f"{key}_traced")
 
         @functools.cache
-        def mixed() -> Bundle:
+        def mixed(topology: str) -> Bundle:
             here = copy.deepcopy(chain).cpu()  # eager PyTorch has the chain on the GPU
-            return _exported(here, preset, shape, kept / f"{key}_mixed", "mixed")[0]
+            target = kept / f"{key}_mixed_{topology}"
+            return _exported(here, preset, shape, target, "mixed", topology)[0]
 
         values = random_input(preset, *shape, seed=0)
         methods = Methods()
@@ -180,12 +181,14 @@ def _exported(
     shape: tuple[int, tuple[int, int]],
     target: Path,
     precision: str = "fp32",
+    topology: str = "unrolled",
 ) -> tuple[Bundle, float | None]:
     """The bundle, and the seconds of its export if it was not there."""
     if (target / MANIFEST).is_file():
         return Bundle.open(target), None
     _say(f"exporting {target.name}")
-    taken = seconds(lambda: pack(chain, preset, [shape], target, precision=precision))
+    options = {"precision": precision, "topology": topology}
+    taken = seconds(lambda: pack(chain, preset, [shape], target, **options))
     return Bundle.open(target), round(taken, 1)
 
 

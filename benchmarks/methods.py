@@ -19,11 +19,13 @@ from lpnsr.benchmarks.timing import Run, reason
 from lpnsr.export import engine_store, passes, tensorrt
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
+from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.engines import BUILDERS
 
 EAGER = "PyTorch f32"
 AUTHORS, CALLS, TRACED = ", authors' procedure", ", authors' calls", ", graph as traced"
+STAGED, UNCAPTURED = ", staged", ", without CUDA graph"
 COMPILED = "PyTorch f32, torch.compile"
 ON_CPU = ("onnxruntime", "openvino")
 LABELS = {
@@ -94,16 +96,16 @@ class Methods:
         bundle: Bundle,
         lr: np.ndarray,
         noise: np.ndarray,
-        mixed: Callable[[], Bundle],
+        mixed: Callable[[str], Bundle],
         traced: Bundle | None = None,
     ) -> None:
-        """Every backend of the runtime in every precision.
+        """Every backend of the runtime in every precision, engines also staged and uncaptured.
 
         Args:
             bundle: holds one graph, in float32.
             lr: its input.
             noise: its input.
-            mixed: makes the same in mixed precision, where a GPU is there to run it.
+            mixed: makes the same in mixed precision and a topology, where a GPU is there to run it.
             traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
         """
         for engine in ON_CPU:
@@ -118,11 +120,22 @@ class Methods:
                 self.missing[narrow] = self.missing[single]
                 continue
             try:
-                other = mixed()
-            except RuntimeError as error:  # out of tolerance
+                self._add_engine("mixed", mixed("unrolled"), engine, "auto", lr, noise)
+                if engine in BUILDERS:
+                    self._add_variants(engine, mixed, lr, noise)
+            except RuntimeError as error:  # an export is out of tolerance
                 self.missing[narrow] = reason(error)
-            else:
-                self._add_engine("mixed", other, engine, "auto", lr, noise)
+
+    def _add_variants(
+        self, engine: str, mixed: Callable[[str], Bundle], lr: np.ndarray, noise: np.ndarray
+    ) -> None:
+        """An engine for each network instead of one, and without a CUDA graph."""
+        name = f"{label(engine)} mixed"
+        for staged, topology in (("", "unrolled"), (STAGED, "staged")):
+            for uncaptured, captures in (("", True), (UNCAPTURED, False)):
+                if staged or uncaptured:
+                    load = partial(_loaded, mixed(topology), engine, "auto", lr, noise, captures)
+                    self.add(name + staged + uncaptured, load)
 
     def _add_engine(
         self, computed: str, bundle: Bundle, engine: str, precision: str, *noisy: np.ndarray
@@ -148,7 +161,14 @@ def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
     return [("auto", "f32" if single else "mixed")]
 
 
-def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: np.ndarray) -> Run:
+def _loaded(
+    bundle: Bundle,
+    engine: str,
+    precision: str,
+    lr: np.ndarray,
+    noise: np.ndarray,
+    captures: bool = True,
+) -> Run:
     """A backend with the bundle's first graph, whose engine is built where it takes one.
 
     Raises:
@@ -159,7 +179,10 @@ def _loaded(bundle: Bundle, engine: str, precision: str, lr: np.ndarray, noise: 
         for file in bundle.manifest.graphs[0].files:
             bundle, _ = engine_store.add_engine(bundle, file, wanted, lambda phase, done: None)
     graph = bundle.manifest.graphs[0]
-    backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
+    if captures:
+        backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
+    else:
+        backend = TensorRt(engine, cuda_graph=False)
     backend.load(bundle, graph)
     return lambda: backend.run(lr, noise)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lpnsr.benchmarks.machine import RATES
 from lpnsr.benchmarks.measure import Result
-from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, TRACED
+from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.timing import spread
 from lpnsr.benchmarks.workloads import Published, Workload
 
@@ -163,7 +163,7 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     authors = next(name for name in medians if AUTHORS in name)
     found = {}
     for name in medians:
-        if any(part in name for part in (AUTHORS, CALLS, TRACED)):
+        if any(part in name for part in (AUTHORS, CALLS, TRACED, STAGED, UNCAPTURED)):
             continue
         factors, before = {}, authors
         for cause, after in _path(name, authors.removesuffix(AUTHORS), medians):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lpnsr.benchmarks import cli, machine, methods, plots, process, report, workloads
-from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, TRACED
+from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
 from lpnsr.export.engines import computes_bf16
 from lpnsr.export.verify import ParityError
@@ -86,30 +86,48 @@ ON_GPU = ("ONNX Runtime CUDA", "TensorRT", "TensorRT-RTX")
 
 
 def test_mixed_precision_runs_on_the_gpu_backends_that_there_are(monkeypatch):
-    def load(bundle, engine, precision, lr, noise):
+    def load(bundle, engine, precision, lr, noise, captures=True):
         if engine == "tensorrt":
             raise RuntimeError("no such package")
-        return lambda: (bundle.path, engine, precision)
+        return lambda: (bundle.path, engine, precision, captures)
 
-    single, mixed = SimpleNamespace(path="single"), SimpleNamespace(path="mixed")
     monkeypatch.setattr(methods, "_loaded", load)
     found = methods.Methods()
-    found.add_engines(single, None, None, lambda: mixed)
+    single = SimpleNamespace(path="single")
+    found.add_engines(single, None, None, lambda topology: SimpleNamespace(path=topology))
     for engine, name in (
         ("ONNX Runtime CUDA", "onnxruntime-cuda"),
         ("TensorRT-RTX", "tensorrt-rtx"),
     ):
-        assert found.runs[f"{engine} f32"]() == ("single", name, "auto")
-        assert found.runs[f"{engine} mixed"]() == ("mixed", name, "auto")
-        assert found.engines[f"{engine} mixed"] == ("mixed", name, "auto")
+        assert found.runs[f"{engine} f32"]() == ("single", name, "auto", True)
+        assert found.runs[f"{engine} mixed"]() == ("unrolled", name, "auto", True)
+        assert found.engines[f"{engine} mixed"] == ("unrolled", name, "auto")
+    variants = {
+        ", without CUDA graph": ("unrolled", False),
+        ", staged": ("staged", True),
+        ", staged, without CUDA graph": ("staged", False),
+    }
+    for variant, (path, captures) in variants.items():
+        made = found.runs[f"TensorRT-RTX mixed{variant}"]()
+        assert made == (path, "tensorrt-rtx", "auto", captures)
+        assert f"ONNX Runtime CUDA mixed{variant}" not in found.runs
     assert found.missing == {
         "TensorRT f32": "no such package",
         "TensorRT mixed": "no such package",
     }
 
 
+def test_variants_of_an_engine_are_no_steps_on_the_way_to_a_speed_up():
+    single, mixed = "TensorRT f32", "TensorRT mixed"
+    seconds = {EAGER: [4.0], EAGER + AUTHORS: [5.0], single: [2.0], mixed: [1.0]}
+    variants = {mixed + STAGED: [3.0], mixed + UNCAPTURED: [1.5]}
+    found = report.causes(seconds | variants)
+    assert found == report.causes(seconds)
+    assert found[mixed]["precision"] == 2 and found[mixed]["total"] == 5
+
+
 def test_an_export_out_of_tolerance_is_a_row_that_is_missing(monkeypatch):
-    def failing():
+    def failing(topology):
         raise ParityError("x_0 differs\nby this much")
 
     monkeypatch.setattr(methods, "_loaded", lambda *arguments: lambda: None)
