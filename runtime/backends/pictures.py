@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpnsr import kernels
-from lpnsr.kernels import Step, cuda
+from lpnsr.kernels import Step, cuda, origins
 from lpnsr.kernels.picture import PictureKernels, Sheet, Small
 from lpnsr.runtime import color
 from lpnsr.runtime.backends import NotFiniteError, Task
@@ -56,7 +55,7 @@ class Pictures:
         self._download = device.create_stream()
         self._lr, self._noise, self._sr = shapes
         self._lr_at, self._noise_at, self._sr_at = addresses
-        self._normals = cuda.ResidualShift(device)
+        self._normals, self._kernels = cuda.ResidualShift(device), PictureKernels(device)
 
     def bands(self, task: Task) -> Iterator[np.ndarray]:
         """Upscale a picture; see `lpnsr.runtime.backends.Backend.bands`."""
@@ -69,7 +68,8 @@ class Pictures:
             task.report(done)
 
         try:
-            picture = _Picture(self._device, self._stream, self._download, task, self._sr)
+            streams = self._stream, self._download
+            picture = _Picture(self._device, *streams, self._kernels, task, self._sr)
             for first in range(0, len(tiles), batch):
                 if len(under_way) == _AHEAD:
                     wait()
@@ -114,11 +114,11 @@ class _Picture:
         device: Device,
         stream: Stream,
         download: Stream,
+        kernels: PictureKernels,
         task: Task,
         sr: Sequence[int],
     ) -> None:
-        self._stream, self._download, self._task = stream, download, task
-        self._kernels = PictureKernels(device)
+        self._stream, self._download, self._kernels, self._task = stream, download, kernels, task
         _, _, *self._size = sr
         self.tile_bytes = 4 * math.prod(sr[1:])
         (height, width), scale = task.picture.shape[:2], task.scale
@@ -144,7 +144,7 @@ class _Picture:
         filled = [*tiles, *tiles[-1:] * (-len(tiles) % batch)]
         corners = [(tile.rows.start, tile.columns.start) for tile in filled]
         self._places = upload(np.array(corners, np.uint32))
-        self._origins = upload(kernels.origins(task.seed, corners))
+        self._origins = upload(origins(task.seed, corners))
         rows = {tile.rows.start: tile.rows for tile in tiles}
         columns = {tile.columns.start: tile.columns for tile in tiles}
         self._row_weights, self._column_weights = (

@@ -56,6 +56,7 @@ class TensorRt(Backend):
         except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
             raise self._log.fail(f"{builder} cannot start") from error
         self._lanes: Lanes | None = None
+        self._pictures: Pictures | None = None
         self._parts: dict[str, LoadedEngine] = {}
         self._scratch: Buffer | None = None
 
@@ -71,7 +72,8 @@ class TensorRt(Backend):
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Bring the graph's engines to the GPU; see `Backend.load`."""
         self._device.set_current()
-        self._lanes, self._parts, self._scratch = None, {}, None  # frees the previous ones first
+        # Frees the previous ones first.
+        self._lanes, self._pictures, self._parts, self._scratch = None, None, {}, None
         with cuda_errors(f"{self._builder} cannot start"):
             self._parts = {file: self._load(bundle, file) for file in graph.files}
             self._check_tensors(bundle.manifest, graph)
@@ -95,16 +97,8 @@ class TensorRt(Backend):
         """Upscale a picture without leaving the GPU in between; see `Backend.bands`."""
         self._device.set_current()
         with cuda_errors(f"{self._builder} fails"):
-            slot = self._lanes.slots[0]
-            pictures = Pictures(
-                self._device,
-                self._lanes.compute,
-                self._shapes,
-                list(slot.addresses.values()),
-                partial(self._lanes.queue, slot),
-            )
             try:
-                yield from pictures.bands(task)
+                yield from self._pictures.bands(task)
             except NotFiniteError as error:
                 raise NotFiniteError(error.number, self._advice()) from None
 
@@ -192,8 +186,15 @@ class TensorRt(Backend):
             chain = self._parts[graph.file]
         stream.sync()
         tensors = shapes(manifest, replace(graph, stages=()))
-        self._shapes = list(tensors.values())
         *inputs, output = tensors.items()
         self._lanes = Lanes(
             self._device, dict(inputs), dict([output]), chain.enqueue, self._cuda_graph
+        )
+        slot = self._lanes.slots[0]
+        self._pictures = Pictures(
+            self._device,
+            self._lanes.compute,
+            list(tensors.values()),
+            list(slot.addresses.values()),
+            partial(self._lanes.queue, slot),
         )
