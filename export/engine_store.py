@@ -121,10 +121,10 @@ def _build_apart(onnx: Path, engine: Path, wanted: Order, progress: Progress) ->
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, onnx, engine, wanted), daemon=True)
-    with _uninterrupted():
-        process.start()
-    theirs.close()
     try:
+        with _uninterrupted():
+            process.start()
+        theirs.close()
         while True:
             message = ours.recv()
             if isinstance(message, int):
@@ -139,8 +139,9 @@ def _build_apart(onnx: Path, engine: Path, wanted: Order, progress: Progress) ->
             "is there enough memory?"
         ) from None
     finally:
-        process.kill()
-        process.join()
+        if process.pid:
+            process.kill()
+            process.join()
 
 
 def _work(connection: Connection, onnx: Path, engine: Path, wanted: Order) -> None:
@@ -163,10 +164,10 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # others see no Ctrl-C
         yield
         return
-    resource_tracker.ensure_running()  # it unblocks signals when it starts
     caught: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
     if posix := hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

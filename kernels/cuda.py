@@ -6,6 +6,7 @@ source. Elsewhere NVRTC compiles the source for the GPU that is there, in about 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def build(arch: str, name: str = "residual_shift") -> ObjectCode:
         name=source.name,
         arch=f"sm_{arch}",
         std="c++17",
+        fma=False,  # sums as on a CPU
         include_path=str(source.parent),
         use_bundled_headers=True,
     )
@@ -78,16 +80,20 @@ class Kernels:
     """
 
     def __init__(self, arch: str, name: str) -> None:
-        from cuda.core import ObjectCode
-
-        fatbin = installed(f"{name}.fatbin")
-        code = ObjectCode.from_fatbin(fatbin.read_bytes()) if fatbin else build(arch, name)
-        self._code, self._kernels = code, {}
+        self._code, self._kernels = _code(arch, name), {}
 
     def __getitem__(self, name: str) -> Kernel:
         if name not in self._kernels:
             self._kernels[name] = self._code.get_kernel(name)
         return self._kernels[name]
+
+
+@functools.cache
+def _code(arch: str, name: str) -> ObjectCode:
+    from cuda.core import ObjectCode
+
+    fatbin = installed(f"{name}.fatbin")
+    return ObjectCode.from_fatbin(fatbin.read_bytes()) if fatbin else build(arch, name)
 
 
 class ResidualShift:

@@ -1,7 +1,8 @@
 // What happens to a picture on the GPU before and after its tiles are computed: see picture.py.
 //
-// Arithmetic is that of lpnsr/runtime/tiling.py, color.py and rows.py, in the same order, without
-// fused multiply-adds, so that a GPU and a CPU make the same picture.
+// Compiled without fused multiply-adds, cutting, blending and rounding are those of
+// lpnsr/runtime/tiling.py and rows.py to the bit; the colours of color.py are corrected in sums of
+// another order.
 
 using u32 = unsigned int;
 using u64 = unsigned long long;
@@ -27,14 +28,14 @@ __device__ __forceinline__ u32 clamped(int index, u32 size) {
 
 template <typename T>
 __device__ __forceinline__ float signed_value(T value, float half) {
-  return __fsub_rn(__fdiv_rn(static_cast<float>(value), half), 1.0f);
+  return value / half - 1.0f;
 }
 
 __device__ __forceinline__ float within(float value) { return fminf(fmaxf(value, -1.0f), 1.0f); }
 
 template <typename T>
 __device__ __forceinline__ T rounded(float value, float half) {
-  return static_cast<T>(rintf(__fmul_rn(__fadd_rn(within(value), 1.0f), half)));
+  return static_cast<T>(rintf((within(value) + 1.0f) * half));
 }
 template <>
 __device__ __forceinline__ float rounded(float value, float) {
@@ -154,12 +155,12 @@ extern "C" __global__ void picture_blend(const float* tile, const float* row_wei
   const u32 column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (column >= columns) return;
   const bool is_inside = top + row < height && left + column < width;
-  const float weight = __fmul_rn(row_weights[row], column_weights[column]);
+  const float weight = row_weights[row] * column_weights[column];
   float* target = sheet + (u64{(top + row) % capacity} * width + left + column) * 3;
   for (u32 channel = 0; channel < 3; ++channel) {
     const float value = tile[(u64{channel} * gridDim.y + row) * columns + column];
     if (!isfinite(value)) atomicMin(bad, number);
-    if (is_inside) target[channel] = __fadd_rn(target[channel], __fmul_rn(weight, value));
+    if (is_inside) target[channel] += weight * value;
   }
 }
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -258,28 +256,16 @@ class Upscaler:
     ) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
         """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
         tiles = task.tiles
-        waiting: deque[tuple[Sequence[tiling.Tile], np.ndarray, np.ndarray]] = deque()
-
-        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for first in range(0, len(tiles), graph.batch):
-                group = tiles[first : first + graph.batch]
-                filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
-                lr = np.stack(
-                    [_signed(tile.cut(task.picture)).transpose(2, 0, 1) for tile in filled]
-                )
-                noise = [self._noise(tile, graph, task) for tile in filled]
-                waiting.append((group, lr, np.stack(noise, axis=1)))
-                yield waiting[-1][1:]
-
-        done = 0
-        with closing(self.backend.stream(batches())) as results:
-            for sr in results:
-                group, lr, noise = waiting.popleft()
-                finite = self._finite(group, lr, noise, sr)
-                done += len(group)
-                task.report(done)
-                for tile, upscaled in zip(group, finite, strict=False):  # the rest fill the batch
-                    yield tile, upscaled.transpose(1, 2, 0)
+        for first in range(0, len(tiles), graph.batch):
+            group = tiles[first : first + graph.batch]
+            filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
+            cuts = [_signed(tile.cut(task.picture)) for tile in filled]
+            lr = np.stack([cut.transpose(2, 0, 1) for cut in cuts])
+            noise = np.stack([self._noise(tile, graph, task) for tile in filled], axis=1)
+            sr = self._finite(group, lr, noise, self.backend.run(lr, noise))
+            task.report(first + len(group))
+            for tile, upscaled in zip(group, sr, strict=False):  # the rest fill the batch
+                yield tile, upscaled.transpose(1, 2, 0)
 
     def _finite(
         self, tiles: Sequence[tiling.Tile], lr: np.ndarray, noise: np.ndarray, sr: np.ndarray

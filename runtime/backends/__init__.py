@@ -7,7 +7,7 @@ constructor, and list it in `create`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lpnsr.runtime.backends.openvino import OpenVino
 
 NAMES = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Arguments of `Backend.run` for one batch after the other."""
 PRECISIONS = ("auto", "f32", "bf16")
 ADVICE = "try another model or seed"
 """What may help where values are not finite in the highest precision."""
@@ -102,15 +100,6 @@ class Backend(Protocol):
             MemoryError: the device's or the machine's memory does not suffice.
         """
 
-    def stream(self, batches: Batches) -> Generator[np.ndarray, None, None]:
-        """Upscale many batches; arguments, results and errors are those of `run`.
-
-        An engine that has a memory of its own takes the next batches before it yields the result
-        of the first, to copy and compute at the same time.
-        """
-        for lr, noise in batches:
-            yield self.run(lr, noise)
-
     def bands(self, task: Task) -> Generator[np.ndarray, None, None] | None:
         """Upscale a whole picture with the loaded graph; errors are those of `run`.
 
@@ -128,11 +117,12 @@ class Backend(Protocol):
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
 
-        Called when `run` gives values that are not finite, also while a `stream` is under way.
+        Called when `run` gives values that are not finite.
 
         Raises:
             PrecisionError: the engine has no higher precision; says what may help.
         """
+        raise PrecisionError(ADVICE)
 
     def describe(self) -> str:
         """Name and version of the engine and the device that it runs on."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from lpnsr.kernels import cuda
 from lpnsr.runtime import staged
+from lpnsr.runtime.backends.cuda_memory import DeviceMemory
 from lpnsr.runtime.bundle import Graph, Manifest, Stage, StepConstants
 from lpnsr.runtime.engines import written
 
@@ -125,18 +126,19 @@ class StagedChain:
             sizes |= {name: 4 * math.prod(shape) for name, shape in part.shapes.items()}
         for name in ("step", manifest.inputs[0], manifest.output):
             sizes.pop(name, None)
-        self._between = {name: device.allocate(n, stream=stream) for name, n in sizes.items()}
-        self._numbers = _numbers(device, stream, len(self._steps))
+        self._memory = DeviceMemory(device, stream)
+        self._between = {name: int(self._memory.room(n).handle) for name, n in sizes.items()}
+        self._numbers = int(self._memory.upload(_numbers(len(self._steps))).handle)
+        self._memory.finish()
         self._noise = manifest.inputs[1]
 
     def enqueue(self, stream: Stream, addresses: Mapping[str, int]) -> None:
         """Queue the chain; `addresses` are those of the chain's own inputs and output."""
-        places = {name: int(buffer.handle) for name, buffer in self._between.items()}
-        places |= addresses
+        places = {**self._between, **addresses}
         draws = itertools.count(places[self._noise], 4 * math.prod(self._latent))
 
         def call(stage: Stage, number: int) -> None:
-            places["step"] = int(self._numbers.handle) + number * _ALIGNMENT
+            places["step"] = self._numbers + number * _ALIGNMENT
             names = (*stage.inputs, *stage.outputs)
             self._parts[stage.file].enqueue(stream, {name: places[name] for name in names})
 
@@ -156,17 +158,8 @@ class StagedChain:
         staged.drive(self._stages, self._steps, call, update)
 
 
-def _numbers(device: Device, stream: Stream, count: int) -> Buffer:
-    """0, 1, ... on the GPU, int64, at distances that TensorRT accepts."""
-    from cuda.core import LegacyPinnedMemoryResource
-
-    from lpnsr.runtime.backends.lanes import view
-
+def _numbers(count: int) -> np.ndarray:
+    """0, 1, ... as int64, at distances that TensorRT accepts."""
     table = np.zeros((count, _ALIGNMENT // 8), np.int64)
     table[:, 0] = range(count)
-    here = LegacyPinnedMemoryResource().allocate(table.nbytes)
-    np.copyto(view(here, np.int64, table.shape), table)
-    there = device.allocate(table.nbytes, stream=stream)
-    there.copy_from(here, stream=stream)
-    stream.sync()
-    return there
+    return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +15,14 @@ from lpnsr.runtime.backends import (
     ADVICE,
     Backend,
     BackendError,
-    Batches,
     NotFiniteError,
-    PrecisionError,
     Task,
     cache_folder,
 )
-from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
+from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.loaded import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.pictures import Pictures
+from lpnsr.runtime.backends.replay import Replay
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class TensorRt(Backend):
             self._runtime = self._trt.Runtime(self._log)
         except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
             raise self._log.fail(f"{builder} cannot start") from error
-        self._lanes: Lanes | None = None
+        self._replay: Replay | None = None
         self._pictures: Pictures | None = None
         self._parts: dict[str, LoadedEngine] = {}
         self._scratch: Buffer | None = None
@@ -73,7 +71,7 @@ class TensorRt(Backend):
         """Bring the graph's engines to the GPU; see `Backend.load`."""
         self._device.set_current()
         # Frees the previous ones first.
-        self._lanes, self._pictures, self._parts, self._scratch = None, None, {}, None
+        self._replay, self._pictures, self._parts, self._scratch = None, None, {}, None
         with cuda_errors(f"{self._builder} cannot start"):
             self._parts = {file: self._load(bundle, file) for file in graph.files}
             self._check_tensors(bundle.manifest, graph)
@@ -84,14 +82,9 @@ class TensorRt(Backend):
 
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Backend.run`."""
-        (sr,) = self.stream([(lr, noise)])
-        return sr
-
-    def stream(self, batches: Batches) -> Generator[np.ndarray, None, None]:
-        """Upscale many, two of them on their way at any time; see `Backend.stream`."""
         self._device.set_current()
         with cuda_errors(f"{self._builder} fails"):
-            yield from self._lanes.run(batches)
+            return self._replay.run(lr, noise)
 
     def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
         """Upscale a picture without leaving the GPU in between; see `Backend.bands`."""
@@ -101,14 +94,6 @@ class TensorRt(Backend):
                 yield from self._pictures.bands(task)
             except NotFiniteError as error:
                 raise NotFiniteError(error.number, self._advice()) from None
-
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Not possible: an engine computes in the precision that it was built for.
-
-        Raises:
-            PrecisionError: always; says what may help.
-        """
-        raise PrecisionError(self._advice())
 
     def describe(self) -> str:
         """Name, version, device and whether there is a CUDA graph."""
@@ -186,15 +171,5 @@ class TensorRt(Backend):
             chain = self._parts[graph.file]
         stream.sync()
         tensors = shapes(manifest, replace(graph, stages=()))
-        *inputs, output = tensors.items()
-        self._lanes = Lanes(
-            self._device, dict(inputs), dict([output]), chain.enqueue, self._cuda_graph
-        )
-        slot = self._lanes.slots[0]
-        self._pictures = Pictures(
-            self._device,
-            self._lanes.compute,
-            list(tensors.values()),
-            list(slot.addresses.values()),
-            partial(self._lanes.queue, slot),
-        )
+        self._replay = Replay(self._device, tensors, chain.enqueue, self._cuda_graph)
+        self._pictures = Pictures(self._device, self._replay, list(tensors.values()))

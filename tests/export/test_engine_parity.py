@@ -20,11 +20,15 @@ trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not 
 NAME = "tensorrt-rtx"
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return hosted.library("picture", tmp_path_factory.mktemp("host"))
+
+
 @pytest.fixture(params=["unrolled", "staged"])
-def bundle(request, monkeypatch, tmp_path):
+def bundle(request, monkeypatch, tmp_path, pictures):
     """A bundle with "engines" that are copies of its graphs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    pictures = hosted.library("picture", tmp_path)
     simulated.install(monkeypatch, simulated.Gpu(seed=0), pictures)
     if request.param == "staged":
         folder = write_staged_bundle(tmp_path / "own")

@@ -10,8 +10,9 @@ import pytest
 from lpnsr.kernels import Step, cuda
 from lpnsr.runtime import backends, bundle, engines, tiling
 from lpnsr.runtime.backends import BackendError, Task, onnxruntime_cuda
-from lpnsr.runtime.backends.lanes import Lanes, cuda_errors
+from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.pictures import Pictures
+from lpnsr.runtime.backends.replay import Replay
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 from lpnsr.runtime.upscaler import Upscaler
@@ -93,15 +94,10 @@ def test_batches_do_not_mix(gpu, capture):
         names = {"x": addresses["x"], "out": addresses["out"]}
         kernel.launch(stream, Step(state=2, prediction=0), "float32", SHAPE, **names)
 
-    lanes = Lanes(gpu, {"x": SHAPE}, {"out": SHAPE}, enqueue, capture)
+    replay = Replay(gpu, {"x": SHAPE, "out": SHAPE}, enqueue, capture)
     rng = np.random.default_rng(0)
-    batches = [rng.standard_normal(SHAPE, np.float32) for _ in range(50)]
-    found = list(lanes.run((batch,) for batch in batches))
-    np.testing.assert_array_equal(found, 2 * np.array(batches))
-    abandoned = lanes.run((batch,) for batch in batches)
-    next(abandoned)
-    abandoned.close()
-    np.testing.assert_array_equal(next(lanes.run([(batches[3],)])), 2 * batches[3])
+    for batch in (rng.standard_normal(SHAPE, np.float32) for _ in range(20)):
+        np.testing.assert_array_equal(replay.run(batch), 2 * batch)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 300), (333, 250)], ids=str)
@@ -110,7 +106,7 @@ def test_batches_do_not_mix(gpu, capture):
 def test_a_picture_that_nothing_is_done_to_comes_back(gpu, size, dtype, color_fix):
     """A model of scale 1 whose output is its input."""
     shape = (3, 3, 64, 64)
-    pictures = Pictures(*copying(gpu, shape))
+    pictures = Pictures(gpu, copying(gpu, shape), [shape, (1, *shape), shape])
     rng = np.random.default_rng(0)
     picture = rng.integers(0, np.iinfo(dtype).max, (*size, 3), dtype, endpoint=True)
     tiles, done = tiling.plan(size, shape[2:], (16, 16), 1), []
@@ -121,16 +117,14 @@ def test_a_picture_that_nothing_is_done_to_comes_back(gpu, size, dtype, color_fi
 
 
 def copying(gpu, shape):
-    """Arguments of `Pictures` for a graph that copies its input."""
-    kernel, stream = cuda.ResidualShift(gpu), gpu.create_stream()
-    shapes = [shape, (1, *shape), shape]
-    buffers = [gpu.allocate(4 * int(np.prod(s)), stream=stream) for s in shapes]
-    lr, noise, sr = (int(buffer.handle) for buffer in buffers)
+    """A computation whose output is its input."""
+    kernel = cuda.ResidualShift(gpu)
 
-    def enqueue(held=buffers):
-        kernel.launch(stream, Step(state=1, prediction=0), "float32", shape, x=lr, out=sr)
+    def enqueue(stream, addresses):
+        tensors = {"x": addresses["lr"], "out": addresses["sr"]}
+        kernel.launch(stream, Step(state=1, prediction=0), "float32", shape, **tensors)
 
-    return gpu, stream, shapes, [lr, noise, sr], enqueue
+    return Replay(gpu, {"lr": shape, "noise": (1, *shape), "sr": shape}, enqueue)
 
 
 def test_a_large_picture_takes_little_longer_than_its_tiles(built):
@@ -142,11 +136,11 @@ def test_a_large_picture_takes_little_longer_than_its_tiles(built):
     started = time.perf_counter()
     model.upscale(picture, progress=lambda done, total: tiles.append(total))
     whole = time.perf_counter() - started
-    lanes = model.backend._lanes
+    replay = model.backend._replay
     started = time.perf_counter()
     for _ in range(tiles[0]):
-        lanes.queue(lanes.slots[0])
-    lanes.compute.sync()
+        replay.queue()
+    replay.stream.sync()
     alone = time.perf_counter() - started
     print(f"{name}: {tiles[0]} tiles {alone:.2f} s alone, {whole:.2f} s as a picture")
     assert whole < 1.15 * alone
@@ -167,7 +161,7 @@ def test_an_engine_computes_what_its_graph_computes(built):
     for captures in (True, False):
         backend = TensorRt(name, captures)
         backend.load(opened, graph)
-        results.append(list(backend.stream(iter(values))))
+        results.append([backend.run(*batch) for batch in values])
         assert psnr(backend.run(*values[2]), results[-1][2]) >= 80
     found = [psnr(*pair) for pair in zip(results[0], theirs, strict=True)]
     print(name, "PSNR to ONNX Runtime:", [f"{value:.1f} dB" for value in found])
@@ -188,7 +182,7 @@ def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
     values = inputs(opened, graph, 7)
     backend = TensorRt(order.builder, captures)
     backend.load(opened, graph)
-    found = list(backend.stream(iter(values)))
+    found = [backend.run(*batch) for batch in values]
     pairs = zip(found, expected(opened, graph, values), strict=True)
     assert min(psnr(*pair) for pair in pairs) >= 80
 

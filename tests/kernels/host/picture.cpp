@@ -5,10 +5,6 @@
 #include "threads.h"
 
 using std::isfinite;
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
 inline void atomicMin(unsigned* least, unsigned value) {
   if (value < *least) *least = value;
 }
