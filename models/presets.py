@@ -226,7 +226,7 @@ PRESETS = {
             name="lpnsr-tiny",
             # Almost no noise, and all states near y: what the denoiser takes for texture in
             # stronger noise costs more PSNR than it gains.
-            schedule=Schedule(kappa=0.003, min_noise_level=0.985, etas_end=0.999),
+            schedule=Schedule(kappa=0.006, min_noise_level=0.9, etas_end=0.999),
             networks={
                 "pre_upsampler": Network(
                     partial(SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)),
