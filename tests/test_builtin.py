@@ -53,7 +53,7 @@ def test_beats_bicubic_on_photographs_it_has_not_seen(upscaler):
 def degraded(tmp_path_factory):
     """The photographs after blur, resize, noise and JPEG: pairs of small and original."""
     folder = tmp_path_factory.mktemp("pairs") / "degraded"
-    write_pairs(UNSEEN, folder, versions=1, crop=None, seed=0)
+    write_pairs(UNSEEN, folder, versions=4, crop=None, seed=0)
     return [sample.load(4) for sample in samples.find([folder])]
 
 
@@ -68,6 +68,7 @@ def test_predicted_noise_does_no_harm(request, pairs):
     preset = get_preset("lpnsr-tiny")
     chain = load_chain(preset, find_weights(preset, None))
     photos = request.getfixturevalue(pairs)
+    photos = photos[:: len(photos) // len(UNSEEN)]  # one version of each
     middle = [(small[32:96, 32:128], large[128:384, 128:512]) for small, large in photos]
 
     def quality(steps, kind):
@@ -77,7 +78,7 @@ def test_predicted_noise_does_no_harm(request, pairs):
     for steps in (2, 4):
         gain = quality(steps, "predicted") - quality(steps, "zero")
         print(f"T = {steps}: {gain:+.4f} dB")
-        assert gain >= -0.01
+        assert gain >= -0.05
 
 
 def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):
@@ -87,9 +88,10 @@ def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):
     ]
     gains = [model.psnr - bicubic.psnr for model, bicubic in results]
     print("gain over bicubic in dB:", [f"{gain:+.2f}" for gain in gains])
-    assert np.mean(gains) >= 0.5
-    for pair in results:
-        print("sharpness: {:.3f}, bicubic {:.3f}".format(*(quality.sharpness for quality in pair)))
+    assert np.mean(gains) >= 0.6
+    ours, bicubic = np.mean([[quality.sharpness for quality in pair] for pair in results], axis=0)
+    print(f"sharpness: {ours:.3f}, bicubic {bicubic:.3f}")
+    assert bicubic < ours <= 1
 
 
 def test_tile_sizes_agree_on_a_photograph():
