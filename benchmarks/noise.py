@@ -2,7 +2,7 @@
 
 The chains differ only in the noise of their steps: predicted, Gaussian, or none. They start from
 the same noise, and the last step uses none, so a chain of one step is the same in all three. The
-networks run in PyTorch, without tiles and without the runtime's colour correction.
+networks run in PyTorch without tiles; colours are corrected as in the runtime.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from tqdm import tqdm
 from lpnsr.benchmarks import samples
 from lpnsr.benchmarks.metrics import compare
 from lpnsr.models.chain import Chain
+from lpnsr.models.color import correct
 from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain
 
-CELL = "{:.2f} dB, {:.4f}, {:.1%}"
+CELL = "{:.3f} dB, {:.4f}, {:.1%}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,7 @@ def upscale(
     noise = torch.randn(chain.schedule.draws, *y.shape, generator=generator)
     if kind == "zero":
         noise[1:] = 0
-    upscaled = _picture(chain.codec.decode(chain.reverse(y, lr, noise)))
+    upscaled = _picture(correct(chain.codec.decode(chain.reverse(y, lr, noise)), lr))
     scale = upscaled.shape[0] // lr.shape[2]
     return upscaled[: scale * height, : scale * width]
 

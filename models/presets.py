@@ -224,9 +224,9 @@ PRESETS = {
         ),
         Preset(
             name="lpnsr-tiny",
-            # Almost no noise, and all states near y: what the denoiser takes for texture in
-            # stronger noise costs more PSNR than it gains.
-            schedule=Schedule(kappa=0.006, min_noise_level=0.9, etas_end=0.999),
+            # Little noise, and all states near y: what the denoiser takes for texture in stronger
+            # noise costs more PSNR than it gains.
+            schedule=Schedule(kappa=0.012, min_noise_level=0.9, etas_end=0.999),
             networks={
                 "pre_upsampler": Network(
                     partial(SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)),
@@ -237,7 +237,12 @@ PRESETS = {
                     ("denoiser.safetensors",),
                 ),
                 "noise_predictor": Network(
-                    partial(SwinUNet, _TINY_UNET(99, 96, channels=32, swin_channels=32)),
+                    partial(
+                        SwinUNet,
+                        _TINY_UNET(
+                            99, 96, channels=64, multipliers=(1,), swin_channels=32, groups=0
+                        ),
+                    ),
                     ("noise_predictor.safetensors",),
                 ),
             },

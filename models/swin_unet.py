@@ -25,7 +25,8 @@ class SwinUNetConfig:
         channels: width of the first level.
         multipliers: width of each level as a multiple of `channels`.
         blocks: residual blocks a level (the way up has one more).
-        groups: groups of every group norm.
+        groups: groups of every group norm; 0 for a network without norms, where no place hangs on
+            the statistics of all others, and so on how large the input is.
         swin_channels: embedding width of the Swin layers.
         head_channels: channels of one attention head.
         mlp_ratio: hidden width of the Swin MLPs as a multiple of `swin_channels`.
@@ -66,13 +67,13 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, in_channels),
+            _norm(groups, in_channels),
             nn.SiLU(),
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_channels, 2 * out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups, out_channels),
+            _norm(groups, out_channels),
             nn.SiLU(),
             nn.Identity(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
@@ -91,6 +92,8 @@ class ResBlock(nn.Module):
         """
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
         norm = self.out_layers[0]
+        if isinstance(norm, nn.Identity):
+            return 1 + scale, shift
         weight = norm.weight[:, None, None] * (1 + scale)
         return weight, norm.bias[:, None, None] * (1 + scale) + shift
 
@@ -98,8 +101,10 @@ class ResBlock(nn.Module):
         """(B, in, H, W) -> (B, out, H, W); `affine` comes from the method of that name."""
         norm, activation, _, convolution = self.out_layers
         weight, bias = affine
-        h = F.group_norm(self.in_layers(x), norm.num_groups, eps=norm.eps) * weight + bias
-        return self.skip_connection(x) + convolution(activation(h))
+        h = self.in_layers(x)
+        if isinstance(norm, nn.GroupNorm):
+            h = F.group_norm(h, norm.num_groups, eps=norm.eps)
+        return self.skip_connection(x) + convolution(activation(h * weight + bias))
 
 
 class SwinBlock(nn.Module):
@@ -108,11 +113,11 @@ class SwinBlock(nn.Module):
     def __init__(self, config: SwinUNetConfig, shift: int) -> None:
         super().__init__()
         channels = config.swin_channels
-        self.norm1 = nn.GroupNorm(config.groups, channels)
+        self.norm1 = _norm(config.groups, channels)
         self.attn = WindowAttention(
             channels, channels // config.head_channels, config.window, shift, resshift_mask
         )
-        self.norm2 = nn.GroupNorm(config.groups, channels)
+        self.norm2 = _norm(config.groups, channels)
         self.mlp = nn.ModuleDict(
             {
                 "fc1": nn.Conv2d(channels, config.mlp_ratio * channels, 1),
@@ -229,7 +234,7 @@ class SwinUNet(NearestUpsampler):
             self.add_upsampler(channels, config.features)
         else:
             self.out = nn.Sequential(
-                nn.GroupNorm(config.groups, channels),
+                _norm(config.groups, channels),
                 nn.SiLU(),
                 nn.Conv2d(channels, config.out_channels, 3, padding=1),
             )
@@ -265,6 +270,10 @@ class SwinUNet(NearestUpsampler):
             x = _run(block, torch.cat([x, skips.pop()], dim=1), affines)
         x = F.pixel_unshuffle(self.upsample(x), 4) if self.config.features else self.out(x)
         return state + x if self.config.skip else x
+
+
+def _norm(groups: int, channels: int) -> nn.Module:
+    return nn.GroupNorm(groups, channels) if groups else nn.Identity()
 
 
 def _run(block: nn.ModuleList, x: Tensor, affines: object) -> Tensor:

@@ -63,8 +63,7 @@ def reduced():
 
 
 @pytest.mark.parametrize("pairs", ["reduced", "degraded"])
-def test_predicted_noise_does_no_harm(request, pairs):
-    """Against none, in chains of every length."""
+def test_predicted_noise_is_better_than_random_noise_and_than_none(request, pairs):
     preset = get_preset("lpnsr-tiny")
     chain = load_chain(preset, find_weights(preset, None))
     photos = request.getfixturevalue(pairs)
@@ -75,10 +74,12 @@ def test_predicted_noise_does_no_harm(request, pairs):
         made = [upscale(chain, small, steps, kind, preset.multiple) for small, _ in middle]
         return np.mean([compare(sr, hr).psnr for sr, (_, hr) in zip(made, middle, strict=True)])
 
-    for steps in (2, 4):
-        gain = quality(steps, "predicted") - quality(steps, "zero")
-        print(f"T = {steps}: {gain:+.4f} dB")
-        assert gain >= -0.05
+    for steps in (2, 3, 4):
+        predicted = quality(steps, "predicted")
+        for other in ("gaussian", "zero"):
+            gain = predicted - quality(steps, other)
+            print(f"T = {steps}, over {other} noise: {gain:+.4f} dB")
+            assert gain >= 0.01
 
 
 def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):

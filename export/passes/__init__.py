@@ -21,6 +21,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lpnsr.export.passes.blockwise_argmin import blockwise_argmin
+from lpnsr.export.passes.narrow_indices import narrow_indices
 from lpnsr.export.passes.upsample_phases import upsample_phases
 
 
@@ -28,3 +29,4 @@ def rewrite(model: ir.Model) -> None:
     """Apply all rewrites to a traced network, in place."""
     upsample_phases(model)
     blockwise_argmin(model)
+    narrow_indices(model)

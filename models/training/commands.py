@@ -12,6 +12,7 @@ from torch import nn
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import CheckpointError, load_network
+from lpnsr.models.codecs import PixelCodec
 from lpnsr.models.presets import Preset, get_preset, module_of
 from lpnsr.models.training.config import Config, StageConfig, load_config
 from lpnsr.models.training.errors import TrainingError
@@ -26,7 +27,7 @@ from lpnsr.models.training.photos import (
     open_photo,
     reduced,
 )
-from lpnsr.models.training.stages import make_stage, start_from_zero
+from lpnsr.models.training.stages import make_stage, start_from_zero, start_with_detail
 from lpnsr.models.training.testset import write_pairs
 from lpnsr.models.training.trainer import Trainer
 from lpnsr.models.weights import find_weights
@@ -118,6 +119,8 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
         load_network(network, args.init, args.stage)
     else:
         start_from_zero(network)
+        if args.stage == "noise_predictor" and isinstance(chain.codec, PixelCodec):
+            start_with_detail(network, preset.scale)
     return chain
 
 

@@ -19,6 +19,7 @@ CHOICES = {
     "pixel": ("l1", "l2", "charbonnier", "psnr"),
     "start": ("bicubic", "pre_upsampler"),
     "states": ("forward", "chain"),
+    "target": ("original", "noise_free"),
 }
 
 
@@ -46,6 +47,11 @@ class StageConfig:
         steps: lengths of the chain to train, drawn anew for each update; empty for the whole.
         straight_through: in the noise predictor's training, let gradients pass the denoiser as if
             it returned its state: no way back through it, for one that nearly does (skip).
+        color_fix: in the noise predictor's training, judge the picture with the large-scale colours
+            of its input, as the runtime gives it to users.
+        target: in the noise predictor's training, what the picture is held against: the original,
+            or the picture that the last step alone makes of a start without noise (noise_free).
+            The second teaches only to undo noise, but with a fraction of the first's variance.
         bfloat16: autocast; weights stay float32.
         checkpoint_activations: compute the networks again on the way back to save memory.
         save_every: iterations between checkpoints, validations and contact sheets.
@@ -67,6 +73,8 @@ class StageConfig:
     states: str = "forward"
     steps: tuple[int, ...] = ()
     straight_through: bool = False
+    color_fix: bool = False
+    target: str = "original"
     bfloat16: bool = True
     checkpoint_activations: bool = True
     save_every: int = 1000

@@ -12,9 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain, residual_shift
+from lpnsr.models.color import correct
 from lpnsr.models.presets import Preset, module_of
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training.config import StageConfig
+
+DETAIL_GAIN = 8.0
+"""What amplifies a state's detail to about the size of the picture."""
+
+LEAST_LOGVAR = -6.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         )
     return Stage(
         network,
-        partial(_run_chain, chain, config.steps or (preset.schedule.steps,)),
+        partial(_run_chain, chain, config.steps or (preset.schedule.steps,), config),
         nn.Identity(),
         partial(_whole_chain, chain),
     )
@@ -92,6 +98,29 @@ def start_from_zero(network: nn.Module) -> None:
         last = network.conv_last if network.config.features else network.out[-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+
+def start_with_detail(network: SwinUNet, scale: int) -> None:
+    """Let a fresh noise predictor see the state's detail, and add next to no noise by chance.
+
+    For a state that is a rearranged picture. What there is to mend in it, noise above all, is small
+    beside the picture itself: from an ordinary start, a network takes very long to see it at all.
+    Channel c of the first convolution starts as state channel c without the mean over the block of
+    its colour, amplified.
+
+    Args:
+        network: the state comes first among its inputs; it puts out means, then log-variances.
+        scale: side of a block of pixels that make one position.
+    """
+    first, last = network.input_blocks[0][0], network.out[-1]
+    block = scale * scale
+    mean = torch.block_diag(*[torch.full((block, block), 1 / block)] * 3)
+    detail = DETAIL_GAIN * (torch.eye(3 * block) - mean)[: first.out_channels]
+    with torch.no_grad():
+        first.weight[: len(detail)] = 0
+        first.bias[: len(detail)] = 0
+        first.weight[: len(detail), : 3 * block, 1, 1] = detail
+        last.bias[3 * block :] = LEAST_LOGVAR
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,15 +157,22 @@ def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _run_chain(
-    chain: Chain, lengths: tuple[int, ...], lr: Tensor, hr: Tensor
+    chain: Chain, lengths: tuple[int, ...], config: StageConfig, lr: Tensor, hr: Tensor
 ) -> tuple[Tensor, Tensor]:
     """LPNSR, Algorithm 1: the picture at the end of the chain, with gradients through all of it."""
     length = lengths[int(torch.randint(len(lengths), (), device="cpu"))]
-    chain = chain.replaced(schedule=chain.schedule.truncated(length))
+    shortened = chain.replaced(schedule=chain.schedule.truncated(length))
+
+    def picture(latent: Tensor) -> Tensor:
+        decoded = chain.codec.decode(latent)
+        return correct(decoded, lr) if config.color_fix else decoded
+
     with torch.no_grad():
         y = chain.encode(lr).float()
-    noise = torch.randn(chain.schedule.draws, *y.shape, device=lr.device)
-    return chain.codec.decode(chain.reverse(y, lr, noise)), hr
+        if config.target == "noise_free":
+            hr = picture(chain.predict_x0(chain.schedule.reverse_steps()[-1], y, lr)).float()
+    noise = torch.randn(shortened.schedule.draws, *y.shape, device=lr.device)
+    return picture(shortened.reverse(y, lr, noise)), hr
 
 
 def _whole_chain(chain: Chain, lr: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from lpnsr.export import passes, trace
 from lpnsr.export.passes.blockwise_argmin import LONG, blockwise_argmin
+from lpnsr.export.passes.narrow_indices import narrow_indices
 from lpnsr.export.passes.upsample_phases import upsample_phases
 from lpnsr.models.codecs import VQCodec, VQConfig
 
@@ -110,6 +111,33 @@ def test_blockwise_argmin_takes_the_first_of_equal_values(traced, length, keepdi
 
 def test_a_short_argmin_stays(traced):
     assert blockwise_argmin(traced(ArgMin(), torch.randn(2, LONG - 1))) == 0
+
+
+def test_tables_of_indices_are_narrow(traced):
+    order = torch.randperm(6)
+    gather = traced(Shuffled(order), torch.randn(2, 6))
+    assert narrow_indices(gather) == 1
+    types = {value.const_value.dtype for value in gather.graph.initializers.values()}
+    assert types == {ir.DataType.INT32}
+    x = torch.randn(2, 6)
+    torch.testing.assert_close(torch.from_numpy(run(gather, x)), x[:, order])
+
+
+def test_a_table_that_is_more_than_indices_stays(traced):
+    model = traced(Shuffled(torch.randperm(6), keeps=True), torch.randn(2, 6))
+    assert narrow_indices(model) == 0
+
+
+class Shuffled(nn.Module):
+    """Sorts columns; with `keeps`, the table is an operand too."""
+
+    def __init__(self, order, keeps=False):
+        super().__init__()
+        self.order, self.keeps = order, keeps
+
+    def forward(self, x):
+        shuffled = x.index_select(1, self.order)
+        return shuffled + self.order * x.argmin(dim=1, keepdim=True) if self.keeps else shuffled
 
 
 def test_every_pass_finds_its_place_in_the_autoencoder(traced):

@@ -67,3 +67,14 @@ def test_a_skip_adds_the_state_to_the_output(network):
     skipping.config = replace(network.config, skip=True)
     state = x[:, : network.config.out_channels]
     torch.testing.assert_close(skipping(x, modulation), state + network(x, modulation))
+
+
+@pytest.mark.parametrize(("groups", "everywhere"), [(4, True), (0, False)])
+def test_without_norms_no_place_hangs_on_all_others(network, groups, everywhere):
+    torch.manual_seed(1)
+    local = SwinUNet(replace(network.config, groups=groups)).eval().requires_grad_(False)
+    x = torch.randn(1, 5, 16, 192)
+    changed = x.clone()
+    changed[..., 88:104] += 1
+    far, far_changed = (run(local, picture, 1)[..., :8] for picture in (x, changed))
+    assert (far != far_changed).any() == everywhere

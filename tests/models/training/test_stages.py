@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from lpnsr.models.color import correct
 from lpnsr.models.training.cli import main
 from lpnsr.models.training.config import STAGES, StageConfig
 from lpnsr.models.training.estimate import estimate
-from lpnsr.models.training.stages import make_stage, start_from_zero
+from lpnsr.models.training.stages import make_stage, start_from_zero, start_with_detail
 
 LR = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 HR = torch.nn.functional.interpolate(LR, scale_factor=4.0)
@@ -67,6 +68,47 @@ def test_gradients_pass_the_denoiser_as_if_it_returned_its_state(toy):
         estimate.square().mean().backward()
         gradients.append(chain.noise_predictor.out[-1].weight.grad.clone())
     torch.testing.assert_close(*gradients)
+
+
+def test_a_fresh_noise_predictor_sees_detail_and_adds_little_by_chance(toy):
+    chain = built(toy)
+    start_from_zero(chain.noise_predictor)
+    start_with_detail(chain.noise_predictor, toy.scale)
+    step = chain.schedule.reverse_steps()[0]
+    state, lr = torch.randn(1, 48, 16, 16), LR[:1]
+    mean, logvar = chain.noise_distribution(step, state, state, lr)
+    torch.testing.assert_close(mean, torch.zeros_like(mean))
+    assert (logvar / 2).exp().max() < 0.06
+
+    first = chain.noise_predictor.input_blocks[0][0]
+    seen = first(torch.cat([state, state, lr], dim=1))
+    width = min(first.out_channels, 48)
+    blocks = state.unflatten(1, (3, 16))
+    detail = (blocks - blocks.mean(2, keepdim=True)).flatten(1, 2)
+    torch.testing.assert_close(seen[:, :width], 8 * detail[:, :width], rtol=1e-4, atol=1e-4)
+
+
+def test_the_colours_of_the_input_in_training(toy):
+    found = {}
+    for fix in (False, True):
+        chain = built(toy)
+        config = StageConfig(color_fix=fix, checkpoint_activations=False, start="pre_upsampler")
+        torch.manual_seed(1)
+        found[fix], _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+    torch.testing.assert_close(found[True], correct(found[False], LR))
+    assert (found[True] - found[False]).abs().max() > 1e-2
+
+
+def test_a_target_without_noise(toy):
+    """It does not hang on the original, and is what the last step makes of the start."""
+    chain = built(toy)
+    config = StageConfig(target="noise_free", checkpoint_activations=False, start="pre_upsampler")
+    stage = make_stage("noise_predictor", chain, toy, config)
+    targets = [stage.predict(LR, hr)[1] for hr in (HR, -HR)]
+    torch.testing.assert_close(*targets)
+    y = chain.encode(LR)
+    latent = chain.predict_x0(chain.schedule.reverse_steps()[-1], y, LR)
+    torch.testing.assert_close(targets[0], chain.codec.decode(latent))
 
 
 def test_training_starts_from_bicubic_unless_told_otherwise(toy):
