@@ -91,7 +91,8 @@ def upscale(
     noise = torch.randn(chain.schedule.draws, *y.shape, generator=generator)
     if kind == "zero":
         noise[1:] = 0
-    upscaled = _picture(correct(chain.codec.decode(chain.reverse(y, lr, noise)), lr))
+    decoded = chain.codec.decode(chain.reverse(y, lr, noise)).clamp(-1, 1)
+    upscaled = _picture(correct(decoded, lr))
     scale = upscaled.shape[0] // lr.shape[2]
     return upscaled[: scale * height, : scale * width]
 

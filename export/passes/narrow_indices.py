@@ -1,4 +1,7 @@
-"""Indices of gathers in 32 bits instead of 64: half the bytes of the tables that sort windows."""
+"""Indices of gathers in 32 bits instead of 64: half the bytes of the tables that sort windows.
+
+The built-in bundle, with its three tile sizes: 12.1 -> 11.0 MB.
+"""
 
 from __future__ import annotations
 
