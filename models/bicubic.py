@@ -28,8 +28,12 @@ class Bicubic(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, 3, scale·h, scale·w), with values a little beyond those of `lr`."""
+        return F.pixel_shuffle(self.blocks(lr), self.scale)
+
+    def blocks(self, lr: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, 3·scale², h, w): the same picture before its pixel-shuffle."""
         padded = F.pad(lr, (REACH,) * 4, mode="replicate")
-        return F.pixel_shuffle(F.conv2d(padded, self.taps, groups=3), self.scale)
+        return F.conv2d(padded, self.taps, groups=3)
 
 
 def _taps(scale: int) -> Tensor:

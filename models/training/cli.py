@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         name = stage.replace("_", "-")
         _add_stage(commands.add_parser(name, help=f"train the {name}"), stage)
     _add_degrade(commands.add_parser("degrade", help="make a folder of degraded pairs"))
+    _add_draw(commands.add_parser("draw", help="make a folder of lettering, line art, flat areas"))
+    _add_teach(commands.add_parser("teach", help="blend a teacher's pictures into pairs"))
     estimate = commands.add_parser("estimate", help="print the memory that training takes")
     estimate.add_argument("--config", type=Path, required=True, metavar="FILE")
     estimate.set_defaults(run="estimate")
@@ -57,8 +59,9 @@ def _add_stage(parser: argparse.ArgumentParser, stage: str) -> None:
     parser.set_defaults(run="train", stage=stage)
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="TOML configuration")
-    add("--photos", type=Path, metavar="DIR", help="photographs, reduced with a bicubic filter")
-    add("--pairs", type=Path, metavar="DIR", help="degraded pairs, made by `degrade`")
+    reduced = "photographs, drawings: reduced with a bicubic filter"
+    add("--photos", type=Path, nargs="+", metavar="DIR", help=reduced)
+    add("--pairs", type=Path, nargs="+", metavar="DIR", help="degraded pairs: `degrade`, `teach`")
     add("--validation", type=Path, metavar="DIR", help="photographs for the contact sheet")
     add("--out", type=Path, required=True, metavar="DIR", help="weights, checkpoint, log, sheet")
     add("--weights", type=Path, metavar="DIR", help="the frozen networks (default: --out)")
@@ -75,7 +78,26 @@ def _add_degrade(parser: argparse.ArgumentParser) -> None:
     add("--versions", type=int, default=1, metavar="N", help="pairs of each photograph")
     add("--crop", type=int, metavar="SIDE", help="random crops of this side; default: whole")
     add("--hold-out", nargs="*", default=[], metavar="NAME", help="file names to leave out")
+    add("--process", choices=("two-stage", "old-jpeg"), default="two-stage")
     add("--seed", type=int, default=0)
+
+
+def _add_draw(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="draw")
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="DIR")
+    add("--count", type=int, default=100, metavar="N")
+    add("--fonts", type=Path, metavar="DIR", help="TrueType fonts (default: Pillow's own)")
+    add("--seed", type=int, default=0)
+
+
+def _add_teach(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="teach")
+    add = parser.add_argument
+    add("pairs", type=Path, metavar="PAIRS", help="made by `degrade`")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="gets lr/ and hr/")
+    share = "of the teacher's picture; the rest is the original's (default: 0.8)"
+    add("--share", type=float, default=0.8, metavar="S", help=share)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from lpnsr.models.checkpoints import CheckpointError, load_network
 from lpnsr.models.codecs import PixelCodec
 from lpnsr.models.presets import Preset, get_preset, module_of
 from lpnsr.models.training.config import Config, StageConfig, load_config
+from lpnsr.models.training.degradations import PROCESSES
+from lpnsr.models.training.drawings import write_drawings
 from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.estimate import HEADER
 from lpnsr.models.training.estimate import estimate as estimate_memory
@@ -28,6 +30,7 @@ from lpnsr.models.training.photos import (
     reduced,
 )
 from lpnsr.models.training.stages import make_stage, start_from_zero, start_with_detail
+from lpnsr.models.training.teacher import write_taught
 from lpnsr.models.training.testset import write_pairs
 from lpnsr.models.training.trainer import Trainer
 from lpnsr.models.weights import find_weights
@@ -40,7 +43,18 @@ def degrade(args: argparse.Namespace) -> None:
     photos = find_pictures(args.photos, args.hold_out)
     if args.versions < 1:
         raise TrainingError("--versions must be at least 1")
-    write_pairs(photos, args.output, args.versions, args.crop, args.seed)
+    process = PROCESSES[args.process]
+    write_pairs(photos, args.output, args.versions, args.crop, args.seed, process)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Make a folder of drawn pictures."""
+    write_drawings(args.output, args.count, args.fonts, args.seed)
+
+
+def teach(args: argparse.Namespace) -> None:
+    """Make a folder of pairs whose large pictures are partly the teacher's."""
+    write_taught(args.pairs, args.output, args.share)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -130,11 +144,12 @@ def _crops(
     clean: list[Pair] = []
     degraded: list[Pair] = []
     if args.photos and config.degraded_share < 1:
-        photos = find_pictures([args.photos], config.hold_out)
+        photos = find_pictures(args.photos, config.hold_out)
         clean = clean_pairs(photos, preset.scale, settings.crop)
     if args.pairs and config.degraded_share > 0:
-        degraded = folder_pairs(args.pairs, preset.scale, settings.crop)
-    return PairCrops(clean, degraded, config.degraded_share, preset.scale, config.seed)
+        for folder in args.pairs:
+            degraded += folder_pairs(folder, preset.scale, settings.crop)
+    return PairCrops(clean, degraded, config, preset.scale)
 
 
 def _validation(folder: Path | None, preset: Preset) -> list[Pair]:

@@ -88,6 +88,8 @@ class Config:
         preset: name of the preset whose networks are trained.
         seed: of weights, crops and noise.
         degraded_share: how often a crop comes from the degraded pairs.
+        permuted_share: how often a crop's colour channels change places, against a colour bias of
+            few photographs.
         hold_out: file names of photographs that are not trained on.
         stages: by stage.
     """
@@ -95,6 +97,7 @@ class Config:
     preset: str
     seed: int = 0
     degraded_share: float = 0.0
+    permuted_share: float = 0.0
     hold_out: tuple[str, ...] = ()
     stages: dict[str, StageConfig] = field(default_factory=dict)
 

@@ -206,3 +206,30 @@ def _draws(count: int, limits: tuple[float, float], generator: Generator) -> Ten
     low, high = limits
     drawn = torch.rand(count, 1, 1, 1, generator=generator, device=generator.device)
     return low + (high - low) * drawn
+
+
+OLD_JPEG = Degradation(
+    first=StageRanges(
+        blur=BlurRange(11, (0.2, 1.2)),
+        blur_share=0.4,
+        resize_weights=(0.0, 0.0, 1.0),
+        resize=(1.0, 1.0),
+        gaussian=(0, 3),
+        poisson=(0.0, 0.2),
+        jpeg=(85, 100),
+    ),
+    second=StageRanges(
+        blur=BlurRange(7, (0.2, 0.8)),
+        blur_share=0.3,
+        resize_weights=(0.0, 0.0, 1.0),
+        resize=(1.0, 1.0),
+        gaussian=(0, 3),
+        poisson=(0.0, 0.2),
+        jpeg=(25, 92),
+    ),
+    second_share=0.2,
+    sinc_share=0.2,
+)
+"""A small picture as it was shared years ago: hardly blurred, saved as JPEG once or twice."""
+
+PROCESSES = {"two-stage": Degradation(), "old-jpeg": OLD_JPEG}

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lpnsr.models.training.config import Config
 from lpnsr.models.training.errors import TrainingError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -19,34 +20,34 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class PairCrops:
-    """Random aligned crops of pairs, flipped and turned.
+    """Random aligned crops of pairs, flipped, turned and with channels permuted.
 
     Attributes:
         state: where the random draws stand; set it to go on from there.
     """
 
     def __init__(
-        self, clean: Sequence[Pair], degraded: Sequence[Pair], share: float, scale: int, seed: int
+        self, clean: Sequence[Pair], degraded: Sequence[Pair], config: Config, scale: int
     ) -> None:
         """Take crops from two groups of uint8 pairs, (h, w, 3) and (scale·h, scale·w, 3).
 
         Args:
             clean: the first group.
             degraded: the second group.
-            share: how often a crop comes from the second group.
+            config: how often to draw from the second group and to permute channels, and the seed.
             scale: factor between the sides.
-            seed: of the draws.
 
         Raises:
             TrainingError: a group that is drawn from is empty.
         """
+        share = config.degraded_share
         if (share < 1 and not clean) or (share > 0 and not degraded):
             raise TrainingError(
                 "there are no pictures to train on: name folders with --photos and, "
                 "for a degraded_share over 0, --pairs"
             )
-        self.clean, self.degraded, self.share, self.scale = clean, degraded, share, scale
-        self._random = np.random.default_rng(seed)
+        self.clean, self.degraded, self.config, self.scale = clean, degraded, config, scale
+        self._random = np.random.default_rng(config.seed)
 
     @property
     def state(self) -> dict[str, object]:
@@ -63,16 +64,19 @@ class PairCrops:
         return to_tensor(small), to_tensor(large)
 
     def _crop(self, crop: int) -> Pair:
-        group = self.degraded if self._random.random() < self.share else self.clean
+        degraded = self._random.random() < self.config.degraded_share
+        group = self.degraded if degraded else self.clean
         small, large = group[self._random.integers(len(group))]
         top = self._random.integers(small.shape[0] - crop + 1)
         left = self._random.integers(small.shape[1] - crop + 1)
         turns, flip = self._random.integers(4), self._random.integers(2)
+        permuted = self.config.permuted_share and self._random.random() < self.config.permuted_share
+        channels = self._random.permutation(3) if permuted else slice(None)
 
         def cut(picture: np.ndarray, factor: int) -> np.ndarray:
             rows = slice(top * factor, (top + crop) * factor)
             columns = slice(left * factor, (left + crop) * factor)
-            turned = np.rot90(picture[rows, columns], turns)
+            turned = np.rot90(picture[rows, columns][..., channels], turns)
             return turned[:, ::-1] if flip else turned
 
         return cut(small, 1), cut(large, self.scale)

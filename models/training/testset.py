@@ -22,7 +22,12 @@ SMALLEST_ZOOM = 0.5
 
 
 def write_pairs(
-    photos: Sequence[Path], output: Path, versions: int, crop: int | None, seed: int
+    photos: Sequence[Path],
+    output: Path,
+    versions: int,
+    crop: int | None,
+    seed: int,
+    degradation: Degradation,
 ) -> None:
     """Degrade each photograph several times, to `output/lr` and `output/hr`.
 
@@ -34,6 +39,7 @@ def write_pairs(
         versions: pairs of each photograph.
         crop: side of random crops of the photographs at random sizes; None keeps them whole.
         seed: of all draws.
+        degradation: the process.
 
     Raises:
         TrainingError: the folder exists, two photographs share a name, or one is too small.
@@ -42,7 +48,6 @@ def write_pairs(
         raise TrainingError(f"{output} exists already; remove it or name another folder")
     if len({file.stem for file in photos}) < len(photos):
         raise TrainingError("two photographs have the same name; the pairs are named after them")
-    degradation = Degradation()
     for file in photos:
         side = min(open_photo(file).size)
         needed = max(crop or 0, SMALLEST)

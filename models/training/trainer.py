@@ -153,7 +153,8 @@ class Trainer:
         return parts
 
     def _fingerprint(self) -> str:
-        return repr((self.config.seed, self.config.degraded_share, asdict(self.settings)))
+        data = self.config.seed, self.config.degraded_share, self.config.permuted_share
+        return repr((data, asdict(self.settings)))
 
     def _optimizer(self, network: nn.Module) -> tuple[AdamW, LambdaLR]:
         optimizer = AdamW(network.parameters(), lr=self.settings.learning_rate)

@@ -1,0 +1,93 @@
+"""A pre-upsampler of plain convolutions, for processors without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lpnsr.models.bicubic import Bicubic
+
+# Luma and two colour differences, which are zero wherever a picture is grey.
+TO_OPPONENT = ((0.25, 0.5, 0.25), (-0.5, 1.0, -0.5), (1.0, 0.0, -1.0))
+FROM_OPPONENT = ((1.0, -0.5, 0.5), (1.0, 0.5, 0.0), (1.0, -0.5, -0.5))
+NEIGHBOURHOOD = 5
+LEAK = 0.1
+FIRST_SPREAD = 0.02
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of a compact upsampler.
+
+    Attributes:
+        channels: width of its convolutions.
+        layers: convolutions between the first and the last.
+        scale: factor between the sides of input and output.
+    """
+
+    channels: int = 64
+    layers: int = 28
+    scale: int = 4
+
+    @property
+    def multiple(self) -> int:
+        """Input sides must be multiples of this."""
+        return 1
+
+
+class CompactUpsampler(nn.Module):
+    """Bicubic interpolation and what a stack of 3x3 convolutions adds to it.
+
+    All convolutions work at the input's resolution; a pixel-shuffle comes last. What is added to
+    luma and to each of two colour differences is limited to the range that it has among the 5x5
+    input pixels around: where the input is flat the output is its interpolation, and where it is
+    grey the output is grey, whatever the weights.
+
+    Source: the layout is that of the compact networks of Wang et al., Real-ESRGAN (2021); opponent
+    colours and limits are ours.
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, block = config.channels, config.scale**2
+        convolutions = [nn.Conv2d(3, channels, 3, padding=1)]
+        convolutions += [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.layers)]
+        self.convolutions = nn.ModuleList(convolutions)
+        self.last = nn.Conv2d(channels, 3 * block, 3, padding=1)
+        self.bicubic = Bicubic(config.scale)
+        back = torch.kron(torch.tensor(FROM_OPPONENT), torch.eye(block))
+        for name, matrix in ("to_opponent", torch.tensor(TO_OPPONENT)), ("from_opponent", back):
+            self.register_buffer(name, matrix[:, :, None, None], persistent=False)
+        self._start_near_identity()
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] -> (B, 3, scale·h, scale·w), about [-1, 1]."""
+        x = lr
+        for convolution in self.convolutions:
+            x = F.leaky_relu(convolution(x), LEAK)
+        limit = self._contrast(lr).repeat_interleave(self.config.scale**2, dim=1)
+        detail = torch.maximum(torch.minimum(self.last(x), limit), -limit)
+        detail = F.conv2d(detail, self.from_opponent)
+        return F.pixel_shuffle(self.bicubic.blocks(lr) + detail, self.config.scale)
+
+    def _contrast(self, lr: Tensor) -> Tensor:
+        """Range of luma and colour differences around each pixel, (B, 3, h, w)."""
+        values = F.conv2d(lr, self.to_opponent)
+        highest, negated_lowest = (
+            F.max_pool2d(x, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
+            for x in (values, -values)
+        )
+        return highest + negated_lowest
+
+    def _start_near_identity(self) -> None:
+        """Let features pass unchanged at first, which is what lets so deep a stack learn."""
+        for convolution in self.convolutions[1:]:
+            nn.init.dirac_(convolution.weight)
+            convolution.weight.data += FIRST_SPREAD * torch.randn_like(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
