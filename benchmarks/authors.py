@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lpnsr.models.chain import Chain, residual_shift
-from lpnsr.runtime import color
+from lpnsr.runtime.pictures import color
 
 PADDING, TILE, STRIDE = 64, 256, 128
 

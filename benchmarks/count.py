@@ -11,6 +11,9 @@ import torch
 from onnx import NodeProto, shape_inference
 from torch.utils.flop_counter import FlopCounterMode
 
+from lpnsr.export.graph.trace import stages_of
+from lpnsr.models.presets import Preset
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -47,3 +50,14 @@ def _macs(node: NodeProto, shapes: Shapes) -> int:
         summed = shapes[node.input[0]][0 if transposed else -1]
         return prod(shapes[node.output[0]]) * summed
     return 0
+
+
+def calls_of(preset: Preset) -> dict[str, int]:
+    """Stage -> how often the chain calls it."""
+    steps = preset.schedule.reverse_steps()
+    calls = dict.fromkeys(stages_of(preset), 1)
+    calls["denoiser"] = len(steps)
+    calls["encoder"] += "auxiliary" in calls
+    if "noise_predictor" in calls:
+        calls["noise_predictor"] = sum(step.noise > 0 and step.predicted for step in steps)
+    return calls

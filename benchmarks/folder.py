@@ -28,16 +28,18 @@ from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, prec
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime import backends, images
+from lpnsr.runtime import backends
+from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
-from lpnsr.runtime.formats import FORMATS
-from lpnsr.runtime.jobs import Job, plan
-from lpnsr.runtime.pipeline import Pipeline
-from lpnsr.runtime.recipe import Recipe
+from lpnsr.runtime.command.jobs import Job, plan
+from lpnsr.runtime.command.pipeline import Pipeline
+from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.pictures import images
+from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.upscaler import Upscaler
 
 
-class Eager(backends.Backend):
+class Eager(Backend):
     """A backend of the runtime that runs the eager chain.
 
     Args:
@@ -106,7 +108,7 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     device = next(chain.parameters()).device
     graphs = bundle.manifest.graphs
 
-    def ours(backend: backends.Backend) -> Run:
+    def ours(backend: Backend) -> Run:
         upscaler = Upscaler(bundle, backend, graphs)
         return lambda: _pipeline(upscaler, jobs)
 

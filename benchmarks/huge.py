@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lpnsr.runtime import images, memory
 from lpnsr.runtime.bundle import BUILTIN
-from lpnsr.runtime.formats import FORMATS
+from lpnsr.runtime.command import memory
+from lpnsr.runtime.pictures import images
+from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.upscaler import Upscaler
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in.bmp"
         _make(source, args.width, args.height)
-        command = [sys.executable, "-m", "lpnsr.runtime.cli", source, "-o", name]
+        command = [sys.executable, "-m", "lpnsr.runtime.command.cli", source, "-o", name]
         command += ["--model", args.model, "--format", args.format, "--suffix", "_x4"]
         start = time.perf_counter()
         subprocess.run(list(map(str, command)), check=True)

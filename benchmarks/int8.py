@@ -21,10 +21,10 @@ from PIL import Image
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, spread, time_in_turns
-from lpnsr.export.calls import Call, record
-from lpnsr.export.engines import run_onnxruntime, run_openvino
-from lpnsr.export.trace import trace_stage
-from lpnsr.export.unroll import single
+from lpnsr.export.check.calls import Call, record
+from lpnsr.export.check.run_onnx import run_onnxruntime, run_openvino
+from lpnsr.export.graph.trace import trace_stage
+from lpnsr.export.graph.unroll import single
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 

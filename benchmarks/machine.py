@@ -19,8 +19,8 @@ import psutil
 import torch
 
 from lpnsr.benchmarks.timing import seconds
-from lpnsr.export.engines import computes_bf16, run_openvino
-from lpnsr.export.graph import GraphBuilder, float_input
+from lpnsr.export.check.run_onnx import computes_bf16, run_openvino
+from lpnsr.export.graph.builder import GraphBuilder, float_input
 
 RATES = "GMAC/s in matrix products"
 """Where results keep what `rates` returns."""

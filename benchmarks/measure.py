@@ -19,8 +19,8 @@ from lpnsr.benchmarks import count, process, weights
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
 from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
 from lpnsr.benchmarks.workloads import Model, Workload
+from lpnsr.export.check.verify import random_input
 from lpnsr.export.pack import pack
-from lpnsr.export.verify import random_input
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.weights import find_weights, load_chain

@@ -16,12 +16,13 @@ from torch import nn
 
 from lpnsr.benchmarks import authors
 from lpnsr.benchmarks.timing import Run, reason
-from lpnsr.export import engine_store, passes, tensorrt
+from lpnsr.export.engines import building, store
+from lpnsr.export.graph import passes
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
+from lpnsr.runtime.backends.engine_files import BUILDERS
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
-from lpnsr.runtime.engines import BUILDERS
 
 EAGER = "PyTorch f32"
 AUTHORS, CALLS, TRACED = ", authors' procedure", ", authors' calls", ", graph as traced"
@@ -106,7 +107,7 @@ class Methods:
             lr: its input.
             noise: its input.
             mixed: makes the same in mixed precision and a topology, where a GPU is there to run it.
-            traced: the same without the rewrites of `lpnsr.export.passes`, to run in float32.
+            traced: the same without the rewrites of `lpnsr.export.graph.passes`, to run in float32.
         """
         for engine in ON_CPU:
             for precision, computed in precisions(engine, bundle):
@@ -175,9 +176,9 @@ def _loaded(
         BackendError: the backend is not installed or cannot do it.
     """
     if engine in BUILDERS:
-        wanted, bundle = tensorrt.order(engine), Bundle.open(bundle.path)
+        wanted, bundle = building.order(engine), Bundle.open(bundle.path)
         for file in bundle.manifest.graphs[0].files:
-            bundle, _ = engine_store.add_engine(bundle, file, wanted, lambda phase, done: None)
+            bundle, _ = store.add_engine(bundle, file, wanted, lambda phase, done: None)
     graph = bundle.manifest.graphs[0]
     if captures:
         backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])

@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from lpnsr.benchmarks.count import calls_of
 from lpnsr.benchmarks.methods import EAGER
-from lpnsr.benchmarks.stages import calls_of
 from lpnsr.benchmarks.timing import Row
 from lpnsr.models.presets import get_preset
 

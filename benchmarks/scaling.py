@@ -21,10 +21,11 @@ import numpy as np
 from lpnsr.benchmarks import machine, process, report
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.timing import seconds, spread
+from lpnsr.export.check.verify import random_input
 from lpnsr.export.pack import pack
-from lpnsr.export.verify import random_input
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime import backends
+from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 
 SIDES = (64, 128, 256, 512, 1024, 2048)
@@ -93,9 +94,7 @@ def _size(side: int, found: process.Measured) -> dict:
     }
 
 
-def _batches(
-    batches: Sequence[int], engine: backends.Backend, runs: int, folder: Path
-) -> list[dict]:
+def _batches(batches: Sequence[int], engine: Backend, runs: int, folder: Path) -> list[dict]:
     """Seconds of each batch of 64x64 tiles."""
     preset = get_preset("lpnsr-tiny")
     chain, _ = build_chain(preset, None)

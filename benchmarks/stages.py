@@ -21,16 +21,17 @@ import onnx_ir as ir
 import torch
 from tqdm import tqdm
 
-from lpnsr.benchmarks import count, machine
+from lpnsr.benchmarks import count, machine, plots
+from lpnsr.benchmarks.count import calls_of
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
-from lpnsr.export.calls import record
-from lpnsr.export.engines import computes_bf16, run_onnxruntime, run_openvino
-from lpnsr.export.trace import stages_of, trace_stage
-from lpnsr.export.unroll import single
-from lpnsr.export.verify import random_input
+from lpnsr.export.check.calls import record
+from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino
+from lpnsr.export.check.verify import random_input
+from lpnsr.export.graph.trace import stages_of, trace_stage
+from lpnsr.export.graph.unroll import single
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 
@@ -78,8 +79,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.plot:
-        from lpnsr.benchmarks import plots
-
         plots.stages(figures, args.plot)
     return 0
 
@@ -110,17 +109,6 @@ def _cells(row: Row) -> Iterator[str]:
         if engine != EAGER:
             cell += f", {eager / statistics.median(seconds):.2f}x, {row.psnr[engine]:.0f} dB"
         yield cell
-
-
-def calls_of(preset: Preset) -> dict[str, int]:
-    """Stage -> how often the chain calls it."""
-    steps = preset.schedule.reverse_steps()
-    calls = dict.fromkeys(stages_of(preset), 1)
-    calls["denoiser"] = len(steps)
-    calls["encoder"] += "auxiliary" in calls
-    if "noise_predictor" in calls:
-        calls["noise_predictor"] = sum(step.noise > 0 and step.predicted for step in steps)
-    return calls
 
 
 def measure_stages(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lpnsr.export.verify import psnr
+from lpnsr.export.check.verify import psnr
 
 Run = Callable[[], np.ndarray]
 

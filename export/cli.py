@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lpnsr.export import engine_cli
+from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.bundle:
-        return engine_cli.main(args)
+        return command.main(args)
     try:
         import onnx_ir  # noqa: F401
         import onnxscript  # noqa: F401
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lpnsr-export: {error.name} is not installed; run: {EXTRA}", file=sys.stderr)
         return 2
 
-    from lpnsr.export.engines import EngineMissingError
-    from lpnsr.export.ranges import RangeError
-    from lpnsr.export.verify import ParityError
+    from lpnsr.export.check.ranges import RangeError
+    from lpnsr.export.check.run_onnx import EngineMissingError
+    from lpnsr.export.check.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
     from lpnsr.models.presets import PresetError
-    from lpnsr.runtime.backends import BackendError
+    from lpnsr.runtime.backends.base import BackendError
     from lpnsr.runtime.bundle import BundleError
 
     try:
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
-    engine_cli.add_arguments(parser)
+    command.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
@@ -168,14 +168,14 @@ def _positive(text: str) -> int:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from lpnsr.export.parity import verify_bundle
+    from lpnsr.export.check.parity import verify_bundle
 
     given = {role: getattr(args, role) for role in ROLES}
     if args.pre_upsampler in STARTS:
         del given["pre_upsampler"]
     bundle = Bundle.open(args.verify)
     _report(verify_bundle(bundle, args.weights, given))
-    engine_cli.verify(bundle)
+    command.verify(bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -185,7 +185,7 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.models.weights import find_weights, load_chain
     from lpnsr.runtime.bundle import BundleError
 
-    wanted = engine_cli.check(args)
+    wanted = command.check(args)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
     preset = vary(get_preset(args.preset), args.steps, args.noise, start)
@@ -223,7 +223,7 @@ def _export(args: argparse.Namespace) -> None:
         bar.set_description("done")
     _report(bundle)
     if wanted:
-        engine_cli.build(bundle, wanted)
+        command.build(bundle, wanted)
 
 
 def _report(bundle: Bundle) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lpnsr.export.graph import Identity, identity
-from lpnsr.export.parity import label, verify, verify_in_openvino
-from lpnsr.export.ranges import settle
-from lpnsr.export.staged import stage_graphs, step_constants
-from lpnsr.export.trace import stages_of, trace_stage
-from lpnsr.export.unroll import single, unroll
-from lpnsr.export.verify import ParityError
+from lpnsr.export.check.parity import label, verify, verify_in_openvino
+from lpnsr.export.check.ranges import settle
+from lpnsr.export.check.verify import ParityError
+from lpnsr.export.graph.builder import Identity, identity
+from lpnsr.export.graph.stage_graphs import stage_graphs, step_constants
+from lpnsr.export.graph.trace import stages_of, trace_stage
+from lpnsr.export.graph.unroll import single, unroll
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.variants import describe

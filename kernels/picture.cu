@@ -1,7 +1,7 @@
 // What happens to a picture on the GPU before and after its tiles are computed: see picture.py.
 //
 // Compiled without fused multiply-adds, cutting, blending and rounding are those of
-// lpnsr/runtime/tiling.py and rows.py to the bit; the colours of color.py are corrected in sums of
+// lpnsr/runtime/tiles/tiling.py and rows.py to the bit; the colours of color.py are corrected in sums of
 // another order.
 
 using u32 = unsigned int;

@@ -2,8 +2,8 @@
 
 The large picture is made from top to bottom on a sheet, a ring of rows of float32 (W, 3): row r of
 the picture is row r modulo the sheet's capacity. Tensors are device addresses, and every method
-queues its work and returns at once. `lpnsr.runtime.tiling`, `color` and `rows` say in NumPy what is
-computed.
+queues its work and returns at once. `lpnsr.runtime.tiles` and `lpnsr.runtime.pictures.color` say
+in NumPy what is computed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A bundle is a folder with `manifest.json`, ONNX graphs for every tile and batch shape, one file with
 the weights that all graphs share, and engines, which are graphs that were built for certain GPUs.
 The topology is "unrolled", one graph of the whole chain for a shape, or "staged", one graph for
-each network, which `lpnsr.runtime.staged` drives.
+each network, which `lpnsr.runtime.backends.staged` drives.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Stage:
     Attributes:
         name: "pre_upsampler", "encoder", "auxiliary", "denoiser", "noise_predictor" or "decoder".
         file: file name inside the bundle.
-        inputs: names of the graph's inputs, in order; see `lpnsr.runtime.staged` for what they are.
+        inputs: names of the graph's inputs, in order (see `lpnsr.runtime.backends.staged`).
         outputs: names of its outputs, in order.
     """
 

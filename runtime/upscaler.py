@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from lpnsr import kernels
-from lpnsr.runtime import backends, color, layout, rows, tiling
+from lpnsr.runtime import backends
+from lpnsr.runtime.backends.base import ADVICE, Backend, NotFiniteError, PrecisionError, Task
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
+from lpnsr.runtime.pictures import color
+from lpnsr.runtime.tiles import layout, rows, tiling
 
 _BAND = 128
 """Most input rows that are colour-corrected at once, to keep the memory for it small."""
@@ -33,7 +36,7 @@ class Upscaler:
         backend: the engine that runs its graphs.
         graphs: those of the bundle's graphs that may be used.
         overlap: input pixels that neighbouring tiles share at least; by default as in
-            `lpnsr.runtime.layout.choose`.
+            `lpnsr.runtime.tiles.layout.choose`.
 
     Attributes:
         choice: the engine that was chosen, and why.
@@ -45,7 +48,7 @@ class Upscaler:
     def __init__(
         self,
         bundle: Bundle,
-        backend: backends.Backend,
+        backend: Backend,
         graphs: Sequence[Graph],
         overlap: int | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class Upscaler:
                 of the bundle's with which the fewest pixels are processed.
             batch: tiles to run at once; by default the smallest number that the bundle has.
             overlap: input pixels that neighbouring tiles share at least; by default 8 or 16, what
-                costs less (see `lpnsr.runtime.layout.choose`).
+                costs less (see `lpnsr.runtime.tiles.layout.choose`).
             threads: CPU threads; by default the engine decides.
             precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`;
                 "auto" is the fastest in which the model was found accurate at export.
@@ -173,7 +176,7 @@ class Upscaler:
         report = progress or (lambda done, total: None)
         report(0, len(tiles))
         draws = 1 if deterministic else manifest.draws
-        task = backends.Task(
+        task = Task(
             picture,
             tiles,
             manifest.scale,
@@ -189,10 +192,10 @@ class Upscaler:
             return
         try:
             yield from bands
-        except backends.NotFiniteError as error:
+        except NotFiniteError as error:
             raise _not_finite(tiles[error.number], error.advice) from error
 
-    def _bands(self, task: backends.Task, graph: Graph) -> Iterator[np.ndarray]:
+    def _bands(self, task: Task, graph: Graph) -> Iterator[np.ndarray]:
         """What `bands` yields, where the engine computes tiles alone."""
         picture, size, scale = task.picture, task.picture.shape[:2], task.scale
         raw = rows.Rows(_blended(self._upscaled(task, graph), size, scale))
@@ -251,9 +254,7 @@ class Upscaler:
             self.backend.load(self.bundle, graph)
             self._loaded = graph
 
-    def _upscaled(
-        self, task: backends.Task, graph: Graph
-    ) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
+    def _upscaled(self, task: Task, graph: Graph) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
         """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
         tiles = task.tiles
         for first in range(0, len(tiles), graph.batch):
@@ -273,17 +274,17 @@ class Upscaler:
         """`sr`, or, if a value is not finite, the batch once more at a higher precision."""
         if np.isfinite(sr).all():
             return sr
-        advice = backends.ADVICE
+        advice = ADVICE
         try:
             sr = self.backend.run_precisely(lr, noise)
-        except backends.PrecisionError as error:
+        except PrecisionError as error:
             advice = str(error)
         for tile, upscaled in zip(tiles, sr, strict=False):
             if not np.isfinite(upscaled).all():
                 raise _not_finite(tile, advice)
         return sr
 
-    def _noise(self, tile: tiling.Tile, graph: Graph, task: backends.Task) -> np.ndarray:
+    def _noise(self, tile: tiling.Tile, graph: Graph, task: Task) -> np.ndarray:
         """The tile's window (K, C, h, w) of the picture's noise."""
         manifest = self.bundle.manifest
         out = np.zeros((manifest.draws, manifest.latent_channels, *graph.tile), dtype=np.float32)

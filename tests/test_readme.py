@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lpnsr.benchmarks import cli as benchmarks
 from lpnsr.models.training import cli as training
-from lpnsr.runtime import cli
+from lpnsr.runtime.command import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends.base import BackendError
 
 if TYPE_CHECKING:
     from cuda.core import Buffer, Device, Stream

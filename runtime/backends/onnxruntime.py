@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lpnsr.runtime import staged
-from lpnsr.runtime.backends import Backend, BackendError
+from lpnsr.runtime.backends import staged
+from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, shapes
 
 _SILENT = 4

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnsr.runtime.backends import BackendError, PrecisionError
+from lpnsr.runtime.backends.base import BackendError, PrecisionError
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
 from lpnsr.runtime.bundle import Bundle, Graph, shapes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpnsr.runtime.backends import Backend, BackendError, cache_folder
+from lpnsr.runtime.backends.base import Backend, BackendError, cache_folder
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
 
 if TYPE_CHECKING:

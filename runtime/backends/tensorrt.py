@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpnsr.kernels import cuda
-from lpnsr.runtime import engines
-from lpnsr.runtime.backends import (
+from lpnsr.runtime.backends import engine_files
+from lpnsr.runtime.backends.base import (
     ADVICE,
     Backend,
     BackendError,
@@ -20,9 +20,9 @@ from lpnsr.runtime.backends import (
     cache_folder,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
-from lpnsr.runtime.backends.loaded import LoadedEngine, StagedChain
-from lpnsr.runtime.backends.pictures import Pictures
-from lpnsr.runtime.backends.replay import Replay
+from lpnsr.runtime.backends.cuda_replay import Replay
+from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
+from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TensorRt(Backend):
     """Runs engines that `lpnsr-export --engine` has built for this GPU.
 
     Args:
-        builder: one of `lpnsr.runtime.engines.BUILDERS`.
+        builder: one of `lpnsr.runtime.backends.engine_files.BUILDERS`.
         cuda_graph: capture an engine's work once and replay it, which spares launching it kernel by
             kernel.
 
@@ -42,13 +42,13 @@ class TensorRt(Backend):
     """
 
     def __init__(self, builder: str, cuda_graph: bool = True) -> None:
-        self._trt = engines.import_builder(builder)
+        self._trt = engine_files.import_builder(builder)
         try:
             self._device = cuda.device()
         except cuda.KernelError as error:
             raise BackendError(str(error)) from error
         self._builder, self._cuda_graph = builder, cuda_graph
-        self._log = engines.create_log(self._trt)
+        self._log = engine_files.create_log(self._trt)
         try:
             self._runtime = self._trt.Runtime(self._log)
         except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
@@ -112,11 +112,11 @@ class TensorRt(Backend):
 
     def _find(self, bundle: Bundle, file: str) -> Engine:
         version, gpu = self._trt.__version__, f"sm_{self._device.arch}"
-        return engines.find(bundle, file, self._builder, version, gpu)
+        return engine_files.find(bundle, file, self._builder, version, gpu)
 
     def _load(self, bundle: Bundle, file: str) -> LoadedEngine:
         engine = self._find(bundle, file)
-        plan = engines.read(bundle, engine)
+        plan = engine_files.read(bundle, engine)
         self._accept(bundle, engine, plan)
         gpu = re.sub(r"\W+", "-", self._device.name).lower()
         compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
@@ -131,9 +131,9 @@ class TensorRt(Backend):
             kinds = self._trt.EngineInvalidityDiagnostics.__members__.items()
             reasons = [name for name, kind in kinds if diagnostics & int(kind)]
             why = ", ".join(reasons).lower().replace("_", " ") or "no reason is given"
-            raise engines.EngineError(
+            raise engine_files.EngineError(
                 f"{engine.file} cannot be used here ({why}); update the driver or run: "
-                + engines.command(bundle, self._builder, f"sm_{self._device.arch}")
+                + engine_files.command(bundle, self._builder, f"sm_{self._device.arch}")
             )
 
     def _check_tensors(self, manifest: Manifest, graph: Graph) -> None:

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from lpnsr.benchmarks import cli, machine, plots, stages
+from lpnsr.benchmarks import cli, count, machine, plots, stages
 from lpnsr.benchmarks.methods import EAGER
-from lpnsr.export.engines import computes_bf16
+from lpnsr.export.check.run_onnx import computes_bf16
 from lpnsr.models.presets import get_preset
 
 
@@ -44,7 +44,7 @@ def test_every_stage_in_every_engine(micro, monkeypatch, tmp_path, capsys):
     ],
 )
 def test_calls_of_a_chain(preset, expected):
-    assert stages.calls_of(get_preset(preset)).items() >= expected.items()
+    assert count.calls_of(get_preset(preset)).items() >= expected.items()
 
 
 def test_unknown_presets_are_refused_in_one_line(capsys):

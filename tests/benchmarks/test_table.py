@@ -11,8 +11,8 @@ from PIL import Image
 from lpnsr.benchmarks import cli, machine, methods, plots, process, report, workloads
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
-from lpnsr.export.engines import computes_bf16
-from lpnsr.export.verify import ParityError
+from lpnsr.export.check.run_onnx import computes_bf16
+from lpnsr.export.check.verify import ParityError
 from lpnsr.runtime.bundle import BUILTIN
 
 MODEL = Model("micro-2", "micro")

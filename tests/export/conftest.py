@@ -5,7 +5,8 @@ import functools
 import pytest
 from small import MICRO, random_model
 
-from lpnsr.export import pack, trace
+from lpnsr.export import pack
+from lpnsr.export.graph import trace
 from lpnsr.models import presets
 from lpnsr.runtime.bundle import Bundle
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpnsr.export.engines import computes_bf16
+from lpnsr.export.check.run_onnx import computes_bf16
 from lpnsr.export.pack import pack
 from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import Bundle

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lpnsr.export import cli, pack, parity
+from lpnsr.export import cli, pack
+from lpnsr.export.check import parity
 from lpnsr.models.checkpoints import CheckpointError
 from lpnsr.models.presets import PresetError
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError

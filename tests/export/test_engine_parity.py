@@ -9,9 +9,9 @@ from onnx import helper, numpy_helper
 from runtime.toy import write_bundle, write_staged_bundle
 
 from kernels import hosted
-from lpnsr.export import engine_cli, engine_store, tensorrt
-from lpnsr.export.engine_parity import check_engines
-from lpnsr.export.verify import ParityError
+from lpnsr.export.check.verify import ParityError
+from lpnsr.export.engines import building, command, store
+from lpnsr.export.engines.compare import check_engines
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import MANIFEST, Bundle, sha256
 from runtime import simulated
@@ -53,7 +53,7 @@ def spoil(bundle, factor):
     model.graph.node.append(helper.make_node("Mul", ["right", "factor"], [name]))
     onnx.save(model, file)
     wrong = dataclasses.replace(engine, sha256=sha256(file))
-    return engine_store.write_engines(bundle, (*bundle.manifest.engines[:-1], wrong))
+    return store.write_engines(bundle, (*bundle.manifest.engines[:-1], wrong))
 
 
 def test_engines_that_compute_their_graphs_are_accepted(bundle):
@@ -63,30 +63,30 @@ def test_engines_that_compute_their_graphs_are_accepted(bundle):
 
 def test_an_engine_that_computes_something_else_is_taken_out(bundle, capsys):
     wrong = spoil(bundle, np.array(1.01, np.float32))
-    wanted = tensorrt.Order(NAME, ("sm_89",))
+    wanted = building.Order(NAME, ("sm_89",))
     with pytest.raises(ParityError, match=r"dB from their graph, less than 60\.0 dB"):
-        engine_cli.build(wrong, wanted)
+        command.build(wrong, wanted)
     opened = Bundle.open(bundle.path)
     assert opened.manifest.engines == ()
     assert not list(opened.path.glob("*.engine"))
 
 
 def test_good_engines_are_kept_and_the_figures_told(bundle, capsys):
-    engine_cli.build(bundle, tensorrt.Order(NAME, ("sm_89",)))
+    command.build(bundle, building.Order(NAME, ("sm_89",)))
     told = f"    TensorRT-RTX {trt.__version__} on Simulated GPU against ONNX Runtime: worst "
     assert capsys.readouterr().out.splitlines()[-1].startswith(told)
     assert len(Bundle.open(bundle.path).manifest.engines) == len(bundle.manifest.graphs[0].files)
 
 
 def test_engines_are_verified_again(bundle, capsys):
-    engine_cli.verify(bundle)
+    command.verify(bundle)
     assert "on Simulated GPU against ONNX Runtime: worst " in capsys.readouterr().out
     with pytest.raises(ParityError, match="dB from their graph"):
-        engine_cli.verify(spoil(bundle, np.array(1.01, np.float32)))
+        command.verify(spoil(bundle, np.array(1.01, np.float32)))
 
 
 def test_engines_for_another_gpu_are_not_compared_and_it_is_said(bundle, capsys):
     other = [dataclasses.replace(e, gpus=("sm_120",)) for e in bundle.manifest.engines]
-    engine_cli.verify(engine_store.write_engines(bundle, other))
+    command.verify(store.write_engines(bundle, other))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"  engines of {NAME} are not compared: the {NAME} engine is for sm_120")

@@ -12,7 +12,7 @@ import torch
 from small import random_model
 
 from lpnsr.export import pack
-from lpnsr.export.verify import ParityError, check
+from lpnsr.export.check.verify import ParityError, check
 from lpnsr.models.atd import ATD, ATDConfig
 from lpnsr.models.codecs import VQCodec, VQConfig
 from lpnsr.models.presets import PRESETS, Network, Preset, Tolerance, get_preset

@@ -12,11 +12,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lpnsr.export.engines import computes_bf16
-from lpnsr.export.graph import GraphBuilder, float_input
+from lpnsr.export.check.run_onnx import computes_bf16
+from lpnsr.export.check.verify import accurate_in_bf16
+from lpnsr.export.graph.builder import GraphBuilder, float_input
+from lpnsr.export.graph.passes.upsample_phases import phase_kernels
 from lpnsr.export.pack import WEIGHTS
-from lpnsr.export.passes.upsample_phases import phase_kernels
-from lpnsr.export.verify import accurate_in_bf16
 from lpnsr.models.presets import Tolerance
 from lpnsr.models.swin_unet import ResBlock, Upsample
 from lpnsr.models.windows import WindowAttention

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from lpnsr.export import engines, pack, parity
+from lpnsr.export import pack
+from lpnsr.export.check import parity, run_onnx
+from lpnsr.export.check.verify import ParityError, check
 from lpnsr.export.pack import stages
-from lpnsr.export.verify import ParityError, check
 from lpnsr.models.presets import Tolerance
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
 
@@ -169,6 +170,6 @@ def test_figures_out_of_tolerance(figures, complaint):
 
 def test_verification_needs_an_engine(export, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(engines.EngineMissingError, match=r"lpnsr\[cpu\]"):
+    with pytest.raises(run_onnx.EngineMissingError, match=r"lpnsr\[cpu\]"):
         export()
     assert everything(tmp_path) == {}

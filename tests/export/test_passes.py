@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lpnsr.export import passes, trace
-from lpnsr.export.passes.blockwise_argmin import LONG, blockwise_argmin
-from lpnsr.export.passes.narrow_indices import narrow_indices
-from lpnsr.export.passes.upsample_phases import upsample_phases
+from lpnsr.export.graph import passes, trace
+from lpnsr.export.graph.passes.blockwise_argmin import LONG, blockwise_argmin
+from lpnsr.export.graph.passes.narrow_indices import narrow_indices
+from lpnsr.export.graph.passes.upsample_phases import upsample_phases
 from lpnsr.models.codecs import VQCodec, VQConfig
 
 

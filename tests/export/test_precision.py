@@ -12,14 +12,17 @@ import torch
 from onnx import TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lpnsr.export import calls, pack, parity, ranges, trace
-from lpnsr.export.emulate import emulate
-from lpnsr.export.engines import run_onnxruntime
-from lpnsr.export.precision import MixedPrecision, assign
-from lpnsr.export.trace import stages_of
-from lpnsr.export.verify import ParityError, check_narrow, random_input
+from lpnsr.export import pack
+from lpnsr.export.check import calls, parity, ranges
+from lpnsr.export.check.emulate import emulate
+from lpnsr.export.check.run_onnx import run_onnxruntime
+from lpnsr.export.check.verify import ParityError, check_narrow, random_input
+from lpnsr.export.graph import trace
+from lpnsr.export.graph.precision import MixedPrecision, assign
+from lpnsr.export.graph.trace import stages_of
 from lpnsr.models.presets import Tolerance, get_preset
 from lpnsr.runtime import backends
+from lpnsr.runtime.backends.base import BackendError
 
 from .conftest import SMALL
 
@@ -241,7 +244,7 @@ def test_onnx_runtime_runs_float16_and_says_what_runs_bfloat16(micro, bundles):
     # Near-ties among the codes fall differently.
     assert 0 < np.abs(pictures["fp16"] - pictures["fp32"]).mean() < 0.05
     for precision in ("bf16", "mixed"):
-        with pytest.raises(backends.BackendError, match="--backend openvino, or export"):
+        with pytest.raises(BackendError, match="--backend openvino, or export"):
             backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
 
 

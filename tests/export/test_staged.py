@@ -9,9 +9,10 @@ from onnx import TensorProto
 from small import random_model
 
 from lpnsr.export import pack
-from lpnsr.export.verify import ParityError
+from lpnsr.export.check.verify import ParityError
 from lpnsr.models.variants import vary
 from lpnsr.runtime import backends
+from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
 
 from .conftest import SMALL
@@ -146,5 +147,5 @@ def test_a_damaged_description_is_refused(micro, quick_pack):
 def test_what_runs_it(micro, quick_pack):
     bundle = quick_pack(micro.preset, "staged")
     backend, _ = backends.create("openvino", precision="f32")
-    with pytest.raises(backends.BackendError, match="--topology unrolled"):
+    with pytest.raises(BackendError, match="--topology unrolled"):
         backend.load(bundle, bundle.manifest.graphs[0])

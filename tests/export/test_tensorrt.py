@@ -13,11 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 from runtime.toy import TILES, write_bundle, write_staged_bundle
 
-from lpnsr.export import cli, engine_cli, engine_store, tensorrt
+from lpnsr.export import cli
+from lpnsr.export.engines import building, command, store
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.engine_files import EngineError, find, read
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
-from lpnsr.runtime.engines import EngineError, find, read
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
 
@@ -30,7 +31,7 @@ ABSENT = "    not compared with ONNX Runtime: the GPU is not here"
 def no_gpu():
     """What is built here is not run, wherever the tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensorrt, "present", lambda: None)
+        patch.setattr(building, "present", lambda: None)
         yield
 
 
@@ -38,7 +39,7 @@ def no_gpu():
 def built(tmp_path_factory):
     """A toy bundle with the engine of its graph; do not change its files."""
     folder = write_bundle(tmp_path_factory.mktemp("engines") / "toy", tiles=TILES[:1], batches=(1,))
-    return engine_cli.build(Bundle.open(folder), tensorrt.order(BUILDER, [GPU]))
+    return command.build(Bundle.open(folder), building.order(BUILDER, [GPU]))
 
 
 @pytest.fixture
@@ -153,9 +154,9 @@ def test_a_damaged_engine_is_refused_and_built_again(own, capfd):
 
 
 def test_one_engine_serves_several_gpus_and_replaces_the_narrower(own):
-    (old,), wanted = own.manifest.engines, tensorrt.order(BUILDER, ["sm_120", GPU])
+    (old,), wanted = own.manifest.engines, building.order(BUILDER, ["sm_120", GPU])
     graph = own.manifest.graphs[0].file
-    bundle, _ = engine_store.add_engine(own, graph, wanted, lambda phase, done: None)
+    bundle, _ = store.add_engine(own, graph, wanted, lambda phase, done: None)
     (engine,) = Bundle.open(own.path).manifest.engines
     assert engine.gpus == ("sm_120", GPU)
     assert find(bundle, graph, BUILDER, VERSION, "sm_120") == engine
@@ -163,16 +164,16 @@ def test_one_engine_serves_several_gpus_and_replaces_the_narrower(own):
 
 
 def test_progress_rises_to_the_end(own):
-    seen, wanted = [], tensorrt.order(BUILDER, ["sm_80"])
+    seen, wanted = [], building.order(BUILDER, ["sm_80"])
     graph = own.manifest.graphs[0].file
-    engine_store.add_engine(own, graph, wanted, lambda *news: seen.append(news))
+    store.add_engine(own, graph, wanted, lambda *news: seen.append(news))
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[0] == 0 and shares[-1] == 1
 
 
 def test_an_engine_much_larger_than_its_weights_is_refused(own, monkeypatch, capfd):
-    monkeypatch.setattr(engine_store, "CODE", 0)
+    monkeypatch.setattr(store, "CODE", 0)
     before = names(own.path)
     options = ["--bundle", own.path, "--engine", BUILDER, "--gpu", "sm_80"]
     code, out, err = run(capfd, *options)
@@ -207,7 +208,7 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(own):
 def test_an_interrupt_waits_until_the_build_has_started():
     code = """
 import os, signal, subprocess, sys
-from lpnsr.export.engine_store import _uninterrupted
+from lpnsr.export.engines.store import _uninterrupted
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('child goes on')"
@@ -230,9 +231,9 @@ def test_a_graph_that_the_builder_cannot_read_is_refused(own, capfd):
         helper.make_model(helper.make_graph([node], "odd", values[:1], values[1:])),
         own.path / graph,
     )
-    wanted = tensorrt.order(BUILDER, ["sm_80"])
+    wanted = building.order(BUILDER, ["sm_80"])
     with pytest.raises(BackendError, match=rf"tensorrt-rtx cannot read .*{graph}.*in node odd"):
-        engine_store.add_engine(own, graph, wanted, lambda phase, done: None)
+        store.add_engine(own, graph, wanted, lambda phase, done: None)
     assert capfd.readouterr() == ("", "")
 
 
@@ -254,9 +255,9 @@ def test_what_cannot_be_built_is_said_in_one_line(built, capfd, monkeypatch, opt
 
 def test_without_a_gpu_one_has_to_be_named():
     with pytest.raises(BackendError, match=r"no NVIDIA GPU here; .* --gpu sm_75 sm_80"):
-        tensorrt.order(BUILDER)
+        building.order(BUILDER)
 
 
 def test_the_gpu_that_is_there_is_the_default(monkeypatch):
-    monkeypatch.setattr(tensorrt, "present", lambda: "sm_86")
-    assert tensorrt.order(BUILDER).gpus == ("sm_86",)
+    monkeypatch.setattr(building, "present", lambda: "sm_86")
+    assert building.order(BUILDER).gpus == ("sm_86",)

@@ -11,13 +11,15 @@ import onnx
 import pytest
 from PIL import Image
 
-from lpnsr.export import cli, pack, parity, trace
+from lpnsr.export import cli, pack
+from lpnsr.export.check import parity
+from lpnsr.export.graph import trace
 from lpnsr.models import presets
 from lpnsr.models.roles import NOISE_KINDS, STARTS
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.variants import vary
-from lpnsr.runtime import cli as runtime
 from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.command import cli as runtime
 
 from .conftest import SMALL
 

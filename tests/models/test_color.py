@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from lpnsr.models import color
-from lpnsr.runtime import color as runtime_color
+from lpnsr.runtime.pictures import color as runtime_color
 
 
 def test_it_is_the_colour_fix_of_the_runtime():

@@ -7,7 +7,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError
 
 from .toy import CHANNELS, DRAWS, SCALE

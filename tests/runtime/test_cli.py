@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime import cli
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
 from lpnsr.runtime.bundle import MANIFEST
+from lpnsr.runtime.command import cli
 from lpnsr.runtime.upscaler import Upscaler
 
 from .toy import photo
@@ -269,7 +269,7 @@ def test_version_and_help(capsys):
 
 
 def test_as_a_process(here, bundle):
-    command = [sys.executable, "-m", "lpnsr.runtime.cli", "a.png", "-o", "out", "--model"]
+    command = [sys.executable, "-m", "lpnsr.runtime.command.cli", "a.png", "-o", "out", "--model"]
     good = subprocess.run([*command, str(bundle)], capture_output=True, text=True)
     assert (good.returncode, good.stdout) == (0, "")
     assert re.fullmatch(r"lpnsr-run: runs with (ONNX|Open).* \(.+\)\n", good.stderr)

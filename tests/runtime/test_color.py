@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpnsr.runtime import color
+from lpnsr.runtime.pictures import color
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime import cli
+from lpnsr.runtime.command import cli
 
 from .samples import SAMPLES
 

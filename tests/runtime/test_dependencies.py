@@ -47,7 +47,7 @@ def test_nothing_forbidden_is_loaded_by_a_run(tmp_path, bundle):
     script = """
 import sys
 import numpy as np
-import lpnsr.runtime.cli
+import lpnsr.runtime.command.cli
 assert not {"onnxruntime", "cuda.core"} & set(sys.modules), "an engine is loaded too early"
 from lpnsr.runtime.upscaler import Upscaler
 Upscaler.from_bundle(sys.argv[1]).upscale(np.zeros((8, 8, 3), np.uint8))

@@ -8,9 +8,9 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile
 
 from lpnsr.runtime.bundle import sha256
-from lpnsr.runtime.formats import FORMATS, Layout, replacing, write
-from lpnsr.runtime.images import ImageError, read
-from lpnsr.runtime.metadata import Metadata
+from lpnsr.runtime.pictures.formats import FORMATS, OutputSpec, replacing, write
+from lpnsr.runtime.pictures.images import ImageError, read
+from lpnsr.runtime.pictures.metadata import Metadata
 
 from .samples import ALPHA, GREY, GREY_ALPHA, RGB, RGBA, SRGB, deep
 
@@ -19,7 +19,7 @@ KINDS = {"grey": GREY, "grey-alpha": GREY_ALPHA, "rgb": RGB, "rgba": RGBA}
 
 def layout(pixels, metadata=None, quality=95):
     metadata = metadata or Metadata()
-    return Layout(pixels.shape[:2], pixels.shape[2], pixels.dtype, metadata, quality)
+    return OutputSpec(pixels.shape[:2], pixels.shape[2], pixels.dtype, metadata, quality)
 
 
 def save(path, kind, pixels, metadata=None, quality=95):

@@ -7,14 +7,17 @@ import time
 import numpy as np
 import pytest
 
+from lpnsr.export.engines import building, command
 from lpnsr.kernels import Step, cuda
-from lpnsr.runtime import backends, bundle, engines, tiling
-from lpnsr.runtime.backends import BackendError, Task, onnxruntime_cuda
+from lpnsr.runtime import backends, bundle
+from lpnsr.runtime.backends import engine_files, onnxruntime_cuda
+from lpnsr.runtime.backends.base import BackendError, Task
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
-from lpnsr.runtime.backends.pictures import Pictures
-from lpnsr.runtime.backends.replay import Replay
+from lpnsr.runtime.backends.cuda_replay import Replay
+from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.upscaler import Upscaler
 
 from .toy import photo, write_bundle, write_staged_bundle
@@ -32,22 +35,20 @@ def gpu():
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=engines.BUILDERS)
+@pytest.fixture(scope="module", params=engine_files.BUILDERS)
 def order(request, gpu):
     """What builds engines for this GPU."""
     pytest.importorskip(request.param.replace("-", "_"), reason="the builder is not installed")
-    from lpnsr.export import tensorrt
 
     try:
-        return tensorrt.order(request.param)
+        return building.order(request.param)
     except BackendError as error:
         pytest.skip(str(error))
 
 
 def with_engines(folder, order):
-    from lpnsr.export import engine_cli
 
-    return engine_cli.build(Bundle.open(folder), order).path
+    return command.build(Bundle.open(folder), order).path
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +190,12 @@ def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
 
 def test_tensorrt_rtx_accepts_the_gpus_that_it_lists_and_no_others(gpu, tmp_path):
     trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
-    from lpnsr.export import tensorrt
 
-    gpus = tensorrt.supported(trt)
+    gpus = building.supported(trt)
     folder = write_bundle(tmp_path / "toy", tiles=[(32, 32)], batches=[1])
     (file,) = folder.glob("*.onnx")
-    plan = tensorrt.build(file, tensorrt.order("tensorrt-rtx", gpus), lambda phase, done: None)
-    runtime = trt.Runtime(engines.create_log(trt))
+    plan = building.build(file, building.order("tensorrt-rtx", gpus), lambda phase, done: None)
+    runtime = trt.Runtime(engine_files.create_log(trt))
     validity, diagnostics = runtime.get_engine_validity(bytes(plan)[:64])
     print(f"sm_{gpu.arch}: {validity}, diagnostics {diagnostics}; listed are {', '.join(gpus)}")
     accepted = validity != trt.EngineValidity.INVALID

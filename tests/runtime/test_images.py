@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lpnsr.runtime.images import ImageError, probe, read
+from lpnsr.runtime.pictures.images import ImageError, probe, read
 
 from .samples import GREY, GREY_ALPHA, RGB, RGBA, SAMPLES, deep, png, saved, tiff
 from .toy import photo
@@ -114,7 +114,7 @@ def test_missing_strips_of_16_bit_tiff_are_damage(tmp_path, tag, value, message)
 
 
 def test_a_strip_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lpnsr.runtime.tiff._SEGMENT", 0)
+    monkeypatch.setattr("lpnsr.runtime.pictures.tiff._SEGMENT", 0)
     path = tmp_path / "a.tif"
     content = tiff(deep(GREY_ALPHA), compression="zlib")
     path.write_bytes(content)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpnsr.runtime import jobs
-from lpnsr.runtime.jobs import Job, JobError, Naming
+from lpnsr.runtime.command import jobs
+from lpnsr.runtime.command.jobs import Job, JobError, Naming
 
 
 @pytest.fixture

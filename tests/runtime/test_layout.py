@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lpnsr.runtime import tiling
 from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
-from lpnsr.runtime.layout import ABUTTING, LIMIT, OVERLAPS, choose
+from lpnsr.runtime.tiles import tiling
+from lpnsr.runtime.tiles.layout import ABUTTING, LIMIT, OVERLAPS, choose
 
 SMALL, FULL = [(64, 64, 1)], [(64, 64, 1), (128, 128, 1), (192, 192, 1)]
 sides = st.one_of(st.integers(1, 600), st.integers(1, 12_000))

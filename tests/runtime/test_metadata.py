@@ -7,8 +7,8 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
-from lpnsr.runtime.formats import FORMATS, Layout, write
-from lpnsr.runtime.images import read
+from lpnsr.runtime.pictures.formats import FORMATS, OutputSpec, write
+from lpnsr.runtime.pictures.images import read
 
 from .samples import GREY, HEIGHT, RGB, RGBA, SRGB, WIDTH, deep, png, saved, tiff
 from .test_images import chunk, set_short
@@ -42,7 +42,7 @@ def carried(tmp_path, source, kind):
     picture = read(source)
     pixels = picture.pixels.repeat(2, axis=0).repeat(2, axis=1)
     size = pixels.shape[:2]
-    layout = Layout(size, pixels.shape[2], pixels.dtype, picture.metadata, 95)
+    layout = OutputSpec(size, pixels.shape[2], pixels.dtype, picture.metadata, 95)
     target = tmp_path / f"out{SUFFIXES[kind]}"
     adapted, lost = FORMATS[kind].adapt(layout)
     write(target, FORMATS[kind], [pixels], adapted)
@@ -176,7 +176,7 @@ def test_cmyk_is_converted_by_its_profile_to_srgb(tmp_path, monkeypatch):
         converted.append((image.mode, source.getvalue(), target.profile.profile_description))
         return Image.fromarray(RGB)
 
-    monkeypatch.setattr("lpnsr.runtime.metadata._fits", lambda profile, image: True)
+    monkeypatch.setattr("lpnsr.runtime.pictures.metadata._fits", lambda profile, image: True)
     monkeypatch.setattr(ImageCms, "profileToProfile", convert)
     cmyk = Image.fromarray(RGB).convert("CMYK")
     (tmp_path / "a.jpg").write_bytes(saved(cmyk, "JPEG", icc_profile=b"a printer's"))
@@ -188,7 +188,7 @@ def test_cmyk_is_converted_by_its_profile_to_srgb(tmp_path, monkeypatch):
 
 
 def test_a_cmyk_profile_that_does_not_work_is_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr("lpnsr.runtime.metadata._fits", lambda profile, image: True)
+    monkeypatch.setattr("lpnsr.runtime.pictures.metadata._fits", lambda profile, image: True)
     cmyk, path = Image.fromarray(RGB).convert("CMYK"), tmp_path / "a.tif"
     path.write_bytes(saved(cmyk, "TIFF", icc_profile=b"a printer's"))
     picture = read(path)

@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends import BackendError, PrecisionError, onnxruntime_cuda
+from lpnsr.runtime.backends import onnxruntime_cuda
+from lpnsr.runtime.backends.base import BackendError, PrecisionError
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.upscaler import Upscaler
 

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime import formats, images, memory, pipeline
-from lpnsr.runtime.backends import Backend, BackendError
-from lpnsr.runtime.formats import FORMATS
-from lpnsr.runtime.images import Header
-from lpnsr.runtime.jobs import Job
-from lpnsr.runtime.pipeline import Pipeline
-from lpnsr.runtime.recipe import Recipe
+from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.command import memory, pipeline
+from lpnsr.runtime.command.jobs import Job
+from lpnsr.runtime.command.pipeline import Pipeline
+from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.pictures import formats, images
+from lpnsr.runtime.pictures.formats import FORMATS
+from lpnsr.runtime.pictures.images import Header
 from lpnsr.runtime.upscaler import Upscaler
 
 from .toy import photo
@@ -131,7 +132,9 @@ def test_only_one_encoder_at_a_time_holds_a_large_picture(tmp_path, model, monke
 def test_memory_is_asked_for_once_a_large_picture_has_left(tmp_path, model, monkeypatch):
     monkeypatch.setattr(pipeline, "_PIXELS", 100)
     asked, begun = [], []
-    monkeypatch.setattr("lpnsr.runtime.memory.check", lambda needed: asked.append(len(begun)))
+    monkeypatch.setattr(
+        "lpnsr.runtime.command.memory.check", lambda needed: asked.append(len(begun))
+    )
 
     def progress(job, done, total):
         if done == 0:
@@ -192,7 +195,7 @@ def test_an_encoder_without_memory_says_so(tmp_path, model, monkeypatch):
 
 def test_memory_is_asked_for_before_decoding(tmp_path, model, monkeypatch):
     asked = []
-    monkeypatch.setattr("lpnsr.runtime.memory.check", asked.append)
+    monkeypatch.setattr("lpnsr.runtime.command.memory.check", asked.append)
     list(start(model, jobs(tmp_path, 1)))
     header = Header((20, 20), 3, 8)
     computing = model.memory((20, 20))

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lpnsr.runtime import alpha
-from lpnsr.runtime.images import Picture
-from lpnsr.runtime.metadata import Metadata
-from lpnsr.runtime.recipe import Recipe
-from lpnsr.runtime.rows import quantize
+from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.pictures import alpha
+from lpnsr.runtime.pictures.images import Picture
+from lpnsr.runtime.pictures.metadata import Metadata
+from lpnsr.runtime.tiles.rows import quantize
 from lpnsr.runtime.upscaler import Upscaler
 
 from .samples import deep

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lpnsr.runtime import rows
-from lpnsr.runtime.rows import Rows, quantize, regroup, shrink
+from lpnsr.runtime.tiles import rows
+from lpnsr.runtime.tiles.rows import Rows, downscale, quantize, regroup
 
 sides = st.integers(1, 60)
 heights = st.lists(st.integers(0, 20), min_size=1, max_size=8).filter(lambda h: sum(h) > 0)
@@ -46,7 +46,7 @@ def test_shrinking_in_bands_is_pillows_lanczos(size, other, band):
     picture = np.random.default_rng(0).uniform(-1, 1, (*size, 2)).astype(np.float32)
     heights = [min(7, size[0] - first) for first in range(0, size[0], 7)]
     before, rows._BAND = rows._BAND, band
-    found = np.concatenate(list(shrink(split(picture, heights), size, target)))
+    found = np.concatenate(list(downscale(split(picture, heights), size, target)))
     rows._BAND = before
     for channel in range(2):
         plane = Image.fromarray(np.ascontiguousarray(picture[..., channel]))

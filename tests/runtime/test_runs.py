@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime import cli
-from lpnsr.runtime.formats import FORMATS
-from lpnsr.runtime.images import read
+from lpnsr.runtime.command import cli
+from lpnsr.runtime.pictures.formats import FORMATS
+from lpnsr.runtime.pictures.images import read
 from lpnsr.runtime.upscaler import Upscaler
 
 from .samples import SAMPLES, write_all
@@ -245,7 +245,7 @@ def expected(many, bundle):
 
 
 def start(many, out, bundle):
-    command = [sys.executable, "-m", "lpnsr.runtime.cli", str(many), "-o", str(out)]
+    command = [sys.executable, "-m", "lpnsr.runtime.command.cli", str(many), "-o", str(out)]
     command += [*ENGINE, "--model", str(bundle), "--skip-existing", "--threads", "1"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 

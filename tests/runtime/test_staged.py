@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lpnsr.runtime import staged
+from lpnsr.runtime.backends import staged
 from lpnsr.runtime.bundle import Stage, StepConstants
 
 SHAPE = (2, 5, 8, 8)

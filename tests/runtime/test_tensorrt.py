@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from kernels import hosted
-from lpnsr.runtime import backends, bundle, engines
-from lpnsr.runtime.backends import BackendError
+from lpnsr.runtime import backends, bundle
+from lpnsr.runtime.backends import engine_files
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.engine_files import EngineError
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
-from lpnsr.runtime.engines import EngineError
-from lpnsr.runtime.images import Picture
-from lpnsr.runtime.metadata import Metadata
-from lpnsr.runtime.recipe import Recipe
+from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.pictures.images import Picture
+from lpnsr.runtime.pictures.metadata import Metadata
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 from . import simulated
@@ -370,4 +371,4 @@ def test_the_simulation_has_the_real_methods(ours, theirs):
 
 
 def test_the_builders_are_known_to_the_command_line():
-    assert set(engines.BUILDERS) < set(backends.NAMES)
+    assert set(engine_files.BUILDERS) < set(backends.NAMES)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpnsr.runtime import tiling
-from lpnsr.runtime.tiling import ALIGNMENT, TilingError, plan
+from lpnsr.runtime.tiles import tiling
+from lpnsr.runtime.tiles.tiling import ALIGNMENT, TilingError, plan
 
 SCALE = 4
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))

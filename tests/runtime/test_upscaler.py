@@ -6,9 +6,9 @@ import pytest
 
 from lpnsr.kernels import normals
 from lpnsr.runtime import upscaler
-from lpnsr.runtime.backends import Backend, BackendError
+from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.bundle import BundleError, Graph
-from lpnsr.runtime.tiling import TilingError
+from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler, matching
 
 from .toy import photo

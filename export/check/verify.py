@@ -1,0 +1,170 @@
+"""An exported graph held against the eager chain, on fresh random input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lpnsr.export.check.run_onnx import Run, Values
+from lpnsr.export.graph.unroll import CATEGORY, LATENT
+from lpnsr.models.atd import Category
+from lpnsr.models.chain import Chain
+from lpnsr.models.presets import Preset, Tolerance
+
+CLOSE = 2 / 255
+Parity = dict[str, float]
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not compute what the eager chain computes."""
+
+
+def random_input(preset: Preset, batch: int, tile: tuple[int, int], seed: int) -> Values:
+    """`lr` (B, 3, h, w), uniform in [-1, 1], and `noise` (K, B, C, h, w), standard normal."""
+    rng = np.random.default_rng(seed)
+    lr = rng.uniform(-1, 1, (batch, 3, *tile)).astype(np.float32)
+    noise = rng.standard_normal((preset.draws, batch, preset.latent_channels, *tile))
+    return {"lr": lr, "noise": noise.astype(np.float32)}
+
+
+def measure(chain: Chain, run: Run, values: Values) -> Parity:
+    """Run a graph with the outputs `sr` and `x_0` and the eager chain on the same input.
+
+    Args:
+        chain: the eager chain, float32.
+        run: runs the graph.
+        values: from `random_input`.
+
+    Returns:
+        `x0_relative_l2`, `sr_close_share` (share of values within 1/255 of the range), `sr_psnr`
+        (dB, against a range of 2) and, where a network sorts tokens into categories,
+        `category_share` (share of equal ones, least of all layers). A near-tie that falls
+        differently moves all tokens after it, so what follows is compared on equal categories.
+    """
+    found = run(values)
+    categories = [value for name, value in found.items() if name.startswith(CATEGORY)]
+    with torch.no_grad(), _decided(chain, categories) as shares:
+        lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
+        expected_x0 = chain.reverse(chain.encode(lr), lr, noise)
+        expected = chain.codec.decode(expected_x0).clamp(-1, 1).numpy()
+    x0 = expected_x0.numpy()
+    return {
+        "x0_relative_l2": float(np.linalg.norm(found[LATENT] - x0) / np.linalg.norm(x0)),
+        "sr_close_share": float((np.abs(found["sr"] - expected) <= CLOSE).mean()),
+        "sr_psnr": psnr(found["sr"], expected),
+        **({"category_share": min(shares)} if shares else {}),
+    }
+
+
+def measure_decoder(chain: Chain, run: Run, latent: np.ndarray) -> Parity:
+    """Run the decoder's graph and the eager decoder on the codes nearest to `latent`.
+
+    Returns:
+        `decoder_psnr` (dB, against a range of 2).
+    """
+    with torch.no_grad():
+        codes = chain.codec.nearest_codes(torch.from_numpy(latent))
+        expected = chain.codec.decode_quantized(codes).numpy()
+    found, *_ = run({"x": codes.numpy()}).values()  # an output may have several names
+    return {"decoder_psnr": psnr(found, expected)}
+
+
+def compare(found: np.ndarray, expected: np.ndarray) -> Parity:
+    """`worst` and `mean` absolute error, and `psnr` (dB, against a range of 2)."""
+    error = np.abs(found - expected, dtype=np.float64)
+    figures = {"worst": float(error.max()), "mean": float(error.mean())}
+    return figures | {"psnr": psnr(found, expected)}
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """PSNR in dB against a range of 2, at most 200."""
+    error = np.square(found - expected, dtype=np.float64).mean()
+    return float(10 * np.log10(4 / max(error, 4e-20)))
+
+
+@contextmanager
+def _decided(chain: Chain, categories: Sequence[np.ndarray]) -> Iterator[list[float]]:
+    """Let the eager chain sort tokens into these categories; gives the shares it agrees with."""
+    shares: list[float] = []
+
+    def decide(_module: nn.Module, _inputs: object, own: Tensor) -> Tensor:
+        given = torch.from_numpy(categories[len(shares)])
+        shares.append(float((own == given).float().mean()))
+        return given
+
+    with ExitStack() as hooks:
+        for module in chain.modules():
+            if isinstance(module, Category):
+                hooks.callback(module.register_forward_hook(decide).remove)
+        yield shares
+
+
+def check(parity: Parity, tolerance: Tolerance) -> None:
+    """Accept what `measure` found in float32 or fail.
+
+    Raises:
+        ParityError: a figure is out of tolerance (or is no number).
+    """
+    distance, share = parity["x0_relative_l2"], parity["sr_close_share"]
+    if not distance <= tolerance.x0:
+        raise ParityError(
+            f"x_0 of the exported graph is {distance:.1e} (relative L2) from eager PyTorch, "
+            f"more than {tolerance.x0:.1e}"
+        )
+    if not share >= tolerance.close_share:
+        raise ParityError(
+            f"only {share:.2%} of the exported graph's output is within 1/255 of eager PyTorch, "
+            f"less than {tolerance.close_share:.2%}"
+        )
+    _check_categories(parity, tolerance)
+
+
+def _check_categories(parity: Parity, tolerance: Tolerance) -> None:
+    if not parity.get("category_share", 1.0) >= tolerance.category_share:
+        raise ParityError(
+            f"the exported graph puts only {parity['category_share']:.2%} of the tokens into the "
+            f"categories of eager PyTorch, less than {tolerance.category_share:.2%}"
+        )
+
+
+def check_narrow(parity: Parity, types: Mapping[str, str], tolerance: Tolerance) -> None:
+    """Accept what was found of a graph with float16 or bfloat16 stages, or fail.
+
+    Args:
+        parity: from `measure`, with `decoder_psnr` if the decoder is narrow.
+        types: stage -> data type. The coarsest decides on x_0, the decoder's on its picture.
+        tolerance: the preset's.
+
+    Raises:
+        ParityError: a figure is out of tolerance (or is no number).
+    """
+    coarsest = "bfloat16" if "bfloat16" in types.values() else "float16"
+    x0 = {"float16": tolerance.x0_fp16, "bfloat16": tolerance.x0_bf16}[coarsest]
+    if not parity["x0_relative_l2"] <= x0:
+        raise ParityError(
+            f"x_0 in {coarsest} is {parity['x0_relative_l2']:.1e} (relative L2) from eager PyTorch "
+            f"in float32, more than {x0:.1e}"
+        )
+    figure, what, dtype = "sr_psnr", "the picture", coarsest
+    if "decoder_psnr" in parity:
+        figure, what, dtype = "decoder_psnr", "the decoder on equal codes", types["decoder"]
+    least = {"float16": tolerance.psnr_fp16, "bfloat16": tolerance.psnr_bf16}[dtype]
+    if not parity[figure] >= least:
+        raise ParityError(
+            f"{what} in {dtype} is {parity[figure]:.1f} dB from eager PyTorch in float32, "
+            f"less than {least:.1f} dB"
+        )
+    _check_categories(parity, tolerance)
+
+
+def accurate_in_bf16(parity: Parity, tolerance: Tolerance) -> bool:
+    """Whether what `measure` and `measure_decoder` found in bfloat16 is within the limits."""
+    return (
+        parity["x0_relative_l2"] <= tolerance.x0_bf16
+        and parity.get("decoder_psnr", parity["sr_psnr"]) >= tolerance.psnr_bf16
+        and parity.get("category_share", 1.0) >= tolerance.category_share
+    )

@@ -1,0 +1,210 @@
+"""Works out, before anything is computed, which picture goes to which file."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain, count
+from pathlib import Path
+
+from lpnsr.runtime.pictures.images import SUFFIXES
+
+
+class JobError(ValueError):
+    """The inputs and the output do not make a run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to upscale.
+
+    Attributes:
+        source: the file to read.
+        target: the file to write.
+    """
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How pictures are found and their outputs called.
+
+    Attributes:
+        suffixes: of the output format; the first is given to files in an output folder.
+        mark: put behind the name, before the suffix.
+        pattern: what a file's name must look like to be taken from a folder, such as "*.jpg";
+            case does not matter.
+    """
+
+    suffixes: tuple[str, ...] = (".png",)
+    mark: str = ""
+    pattern: str = "*"
+
+
+def plan(
+    inputs: Sequence[Path],
+    output: Path,
+    naming: Naming | None = None,
+    *,
+    replace: bool = False,
+    warn: Callable[[str], None] = lambda message: None,
+) -> list[Job]:
+    """Pair every input picture with its output file.
+
+    A single input file and an output with one of the format's suffixes, which is not a folder, are
+    such a pair. Otherwise `output` is a folder. `photo.jpg` becomes `photo.png` in it; pictures
+    found in a folder, at any depth and with one of `SUFFIXES`, keep their places relative to it. If
+    some would get the same name, these keep their suffixes in it: `photo_jpg.png`,
+    `photo_webp.png`; what is taken even then is numbered in the order of the inputs:
+    `photo_jpg_2.png`. Symbolic links and hidden files in folders are left out, and so is `output`
+    if it lies in one; if it is one, then files whose names end with the mark are left out.
+
+    Args:
+        inputs: files and folders.
+        output: file or folder.
+        naming: how to find and to call files, by default all pictures as PNG.
+        replace: whether output files may exist already.
+        warn: called with what is left out because it cannot be read.
+
+    Returns:
+        The jobs, a folder's in the order of their names. Nothing has been made or written.
+
+    Raises:
+        JobError: an input is missing, a folder holds no picture, the output is unwritable, exists
+            already, or is one of the inputs.
+    """
+    naming = naming or Naming()
+    for path in inputs:
+        if not path.exists():
+            raise JobError(f"{path} does not exist; name a picture or a folder of pictures")
+        if not path.is_file() and not path.is_dir():
+            raise JobError(f"{path} is a pipe or device; name a picture or a folder of pictures")
+    if _is_file(inputs, output, naming):
+        jobs = [Job(inputs[0], output)]
+    else:
+        sources = [found for path in inputs for found in _pictures(path, output, naming, warn)]
+        jobs = _named(list(dict.fromkeys(sources)), output, naming)
+    _refuse_writing_over_inputs(jobs)
+    _refuse_unwritable([job.target for job in jobs])
+    existing = [job.target for job in jobs if job.target.exists()]
+    if existing and not replace:
+        more = f" and {len(existing) - 1} more exist" if len(existing) > 1 else " exists"
+        raise JobError(
+            f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
+        )
+    return jobs
+
+
+def check_report(report: Path, jobs: Sequence[Job]) -> None:
+    """Refuse a report that cannot be written or would replace a picture.
+
+    Raises:
+        JobError: it lies in no writable folder, or is an input or output of `jobs`.
+    """
+    _refuse_unwritable([report])
+    pictures = {path.resolve() for job in jobs for path in (job.source, job.target)}
+    if report.resolve() in pictures:
+        raise JobError(f"{report} is one of the pictures; choose another file for the report")
+
+
+def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
+    """Whether `output` is the file for a single picture, not a folder."""
+    if output.is_dir():
+        return False
+    suffix = output.suffix.lower()
+    single = len(inputs) == 1 and inputs[0].is_file()
+    if single and suffix in naming.suffixes:
+        return True
+    if suffix in SUFFIXES:
+        rule = f"the format's is {naming.suffixes[0]}" if single else "there can be several"
+        raise JobError(f"{output} cannot be the output: {rule}; choose a folder")
+    if output.exists():
+        raise JobError(f"{output} exists and is not a folder; choose another output")
+    return False
+
+
+def _pictures(
+    path: Path, output: Path, naming: Naming, warn: Callable[[str], None]
+) -> Iterator[tuple[Path, Path]]:
+    """Each picture in a file or folder, and its path relative to that."""
+    if not path.is_dir():
+        yield path, Path(path.name)
+        return
+    found = False
+    mark = naming.mark if path.resolve() == output.resolve() else ""
+
+    def leave_out(error: OSError) -> None:
+        warn(f"warning: {error.filename} is left out: {error.strerror}")
+
+    for folder, names, files in os.walk(path, onerror=leave_out):
+        here = Path(folder)
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and (here / name).resolve() != output.resolve()
+        )
+        for name in sorted(files):
+            file = here / name
+            wanted = fnmatchcase(name.lower(), naming.pattern.lower()) and not (
+                name.startswith(".") or file.is_symlink() or (mark and file.stem.endswith(mark))
+            )
+            if wanted and file.suffix.lower() in SUFFIXES and file.is_file():  # no pipe
+                found = True
+                yield file, file.relative_to(path)
+    if not found:
+        called = "" if naming.pattern == "*" else f" called {naming.pattern}"
+        raise JobError(f"{path} holds no picture{called} ({', '.join(SUFFIXES)})")
+
+
+def _named(sources: Sequence[tuple[Path, Path]], output: Path, naming: Naming) -> list[Job]:
+    """Give each (file, relative path) its output file."""
+    shared = Counter(_folded(relative.with_suffix("")) for _, relative in sources)
+    jobs: dict[str, Job] = {}
+    for source, relative in sources:
+        stem = relative.stem
+        if shared[_folded(relative.with_suffix(""))] > 1:
+            stem = f"{stem}_{relative.suffix[1:]}"
+        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        targets = (
+            output / relative.with_name(f"{name}{naming.mark}{naming.suffixes[0]}")
+            for name in names
+        )
+        target = next(target for target in targets if _folded(target) not in jobs)
+        jobs[_folded(target)] = Job(source, target)
+    return list(jobs.values())
+
+
+def _folded(path: Path) -> str:
+    """Equal for names that macOS and Windows take for the same."""
+    return str(path).casefold()
+
+
+def _refuse_writing_over_inputs(jobs: Sequence[Job]) -> None:
+    inputs = {_identity(job.source): job.source for job in jobs}
+    for job in jobs:
+        if job.target.exists() and _identity(job.target) in inputs:
+            raise JobError(
+                f"{job.target} is the input {inputs[_identity(job.target)]}; "
+                "choose another output folder"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Equal for two paths exactly if they lead to the same file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _refuse_unwritable(targets: Sequence[Path]) -> None:
+    for target in targets:
+        if target.is_dir():
+            raise JobError(f"{target} is a folder; choose another output")
+    for folder in dict.fromkeys(target.parent for target in targets):
+        ancestor = next(path for path in (folder, *folder.parents) if path.exists())
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+            raise JobError(f"cannot write to {ancestor}; choose another output")

@@ -1,0 +1,125 @@
+"""How one picture of any kind is upscaled: its color, its transparency, its final size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpnsr.runtime.pictures import alpha
+from lpnsr.runtime.pictures.images import Picture
+from lpnsr.runtime.tiles.rows import Rows, downscale, quantize
+from lpnsr.runtime.upscaler import Progress, Upscaler
+
+ALPHA = ("bicubic", "model")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to every picture of a run.
+
+    Attributes:
+        seed: of the noise, 0 to 2**64 - 1.
+        deterministic: use only the mean of the predicted noise.
+        color_fix: take the large-scale colors from the input.
+        alpha: what enlarges transparency, one of `ALPHA`.
+        scale: factor between the sides of input and output, at most the model's.
+        max_side: most pixels of the output's longer side, None for any number.
+    """
+
+    seed: int = 0
+    deterministic: bool = False
+    color_fix: bool = True
+    alpha: str = "bicubic"
+    scale: float = 4.0
+    max_side: int | None = None
+
+    def target(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The output's (height, width) for an input of this one."""
+        factor = self.scale
+        if self.max_side is not None:
+            factor = min(factor, self.max_side / max(size))
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def bands(
+        self,
+        upscaler: Upscaler,
+        picture: Picture,
+        channels: int,
+        dtype: np.dtype,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Upscale a picture.
+
+        Args:
+            upscaler: the model.
+            picture: the input.
+            channels: of the output: as many as the input has, or without its alpha; then it is
+                laid on white.
+            dtype: of the output, uint8 or uint16.
+            progress: see `Upscaler.upscale`.
+
+        Yields:
+            (n, W, channels) of `dtype`; the bands together are the output, top to bottom.
+        """
+        pixels = picture.pixels
+        size, scale = pixels.shape[:2], upscaler.bundle.manifest.scale
+        full, target = (size[0] * scale, size[1] * scale), self.target(size)
+        if pixels.shape[2] == channels == 3 and target == full:
+            yield from self._model(upscaler, pixels, progress, dtype)
+            return
+        bands = self._channels(upscaler, pixels, progress)
+        if channels < pixels.shape[2]:
+            bands = (_on_white(band) for band in bands)
+        if target != full:
+            bands = downscale(bands, full, target)
+        for band in bands:
+            yield quantize(band, dtype)
+
+    def _channels(
+        self, upscaler: Upscaler, pixels: np.ndarray, progress: Progress | None
+    ) -> Iterator[np.ndarray]:
+        """The picture at the model's scale, float32 (n, scale·W, C) in [-1, 1]."""
+        colors, opacity = pixels, None
+        if pixels.shape[2] in (2, 4):
+            colors, opacity = pixels[..., :-1], pixels[..., -1]
+            colors = alpha.fill_hidden(colors, opacity)
+        bands = self._model(upscaler, colors, progress)
+        if opacity is None:
+            yield from bands
+            return
+        if self.alpha == "model":
+            large = Rows(self._model(upscaler, opacity[..., None]))
+        else:
+            large = Rows(alpha.bicubic(opacity, upscaler.bundle.manifest.scale))
+        top = 0
+        for band in bands:
+            plane = np.clip(large.take(top, top + len(band)), -1.0, 1.0)
+            yield np.concatenate([band, plane], axis=2)
+            top += len(band)
+
+    def _model(
+        self,
+        upscaler: Upscaler,
+        planes: np.ndarray,
+        progress: Progress | None = None,
+        dtype: np.dtype | type = np.float32,
+    ) -> Iterator[np.ndarray]:
+        """Upscale RGB (H, W, 3), or one plane (H, W, 1) as grey; grey in float32 alone."""
+        grey = planes.shape[2] == 1
+        for band in upscaler.bands(
+            planes.repeat(3, axis=2) if grey else planes,
+            seed=self.seed,
+            deterministic=self.deterministic,
+            color_fix=self.color_fix,
+            dtype=dtype,
+            progress=progress,
+        ):
+            yield band.mean(axis=2, keepdims=True) if grey else band
+
+
+def _on_white(band: np.ndarray) -> np.ndarray:
+    """Compose colors and alpha, the last channel, in [-1, 1] with white."""
+    opacity = (band[..., -1:] + 1) / 2
+    return band[..., :-1] * opacity + (1 - opacity)

@@ -1,0 +1,49 @@
+"""The account of a run that a program can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lpnsr.runtime.command.jobs import Job
+from lpnsr.runtime.command.pipeline import Outcome
+from lpnsr.runtime.pictures.formats import replacing
+
+
+def write(
+    path: Path, run: dict[str, Any], outcomes: Sequence[Outcome], skipped: Sequence[Job]
+) -> None:
+    """Write the account as JSON.
+
+    Args:
+        path: the file, replaced if it exists.
+        run: what holds for every picture: seed, model, backend.
+        outcomes: what became of each picture.
+        skipped: pictures whose output existed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    pictures = [_entry(outcome) | run for outcome in outcomes]
+    pictures += [_files(job) | {"skipped": True} for job in skipped]
+    with replacing(path) as stream:
+        stream.write((json.dumps({"pictures": pictures}, indent=1) + "\n").encode())
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    files = _files(outcome.job)
+    if outcome.error is not None:
+        return files | {"error": outcome.error}
+    return files | {
+        "input_size": list(outcome.input_size),
+        "output_size": list(outcome.output_size),
+        "lost": outcome.lost,
+        "seconds": {stage: round(spent, 4) for stage, spent in outcome.seconds.items()},
+        "sha256": outcome.sha256,
+    }
+
+
+def _files(job: Job) -> dict[str, Any]:
+    return {"input": str(job.source), "output": str(job.target)}

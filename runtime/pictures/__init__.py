@@ -1,0 +1,1 @@
+"""Pictures as files: reading, writing, metadata, transparency, colours."""

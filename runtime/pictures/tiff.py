@@ -1,0 +1,208 @@
+"""TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
+
+With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
+alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
+white as zero. Files over 4 GB are read here at any depth.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import ExifTags, Image
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT
+
+from lpnsr.runtime.pictures.metadata import DAMAGE
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_COLORS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3}
+
+_DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
+
+_READABLE = (COMPRESSION.NONE, *_DEFLATE)
+"""What tifffile unpacks by itself, and fast."""
+
+_FAR = 2**32
+"""From here on, Pillow does not find the directory of a compressed file, and returns black."""
+
+_EXTRA = 2
+"""Most channels besides the colors."""
+
+_SEGMENT = 2**26
+"""Bytes that a strip or tile of any picture may have."""
+
+
+class UnsupportedTiff(Exception):
+    """A TIFF file is intact but of a kind that is not read; says which."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The first page of an open TIFF file; tells of itself by the names that Pillow's images use.
+
+    Attributes:
+        page: as tifffile sees it.
+        colors: 1 for grey, 3 for RGB.
+        frames: pages in the file.
+    """
+
+    page: tifffile.TiffPage
+    colors: int
+    frames: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) before the picture is turned upright."""
+        return self.page.imagelength, self.page.imagewidth
+
+    @property
+    def bits(self) -> int:
+        """8 or 16 per sample."""
+        return self.page.bitspersample
+
+    @property
+    def channels(self) -> int:
+        """Of the colors and alpha."""
+        return self.colors + (self._alpha is not None)
+
+    @property
+    def extra(self) -> bool:
+        """Whether there are channels besides."""
+        return self.page.samplesperpixel > self.channels
+
+    @property
+    def mode(self) -> str:
+        """Pillow's, as if of 8 bits without alpha."""
+        return "L" if self.colors == 1 else "RGB"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Color profile and XMP as far as the file has them."""
+        names = {"icc_profile": ExifTags.Base.InterColorProfile, "xmp": ExifTags.Base.XMLPacket}
+        values = {name: self.page.tags.valueof(tag) for name, tag in names.items()}
+        return {name: value for name, value in values.items() if isinstance(value, bytes)}
+
+    def getexif(self) -> Image.Exif:
+        """The file's tags."""
+        file, exif = self.page.parent, Image.Exif()
+        exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
+        exif.load_from_fp(file.filehandle, self.page.offset)
+        return exif
+
+    def pixels(self) -> np.ndarray:
+        """Decode the page.
+
+        Returns:
+            uint8 or uint16 (H, W, channels); alpha is not multiplied into the colors.
+
+        Raises:
+            UnsupportedTiff: the compression is not read.
+            ValueError: the file is damaged.
+        """
+        if self.page.compression not in _READABLE:
+            name = COMPRESSION(self.page.compression).name
+            raise UnsupportedTiff(
+                f"has {name} compression in an uncommon layout; save it with deflate or none"
+            )
+        try:
+            self._check_segments()
+            samples = self.page.asarray(squeeze=False, maxworkers=1)
+        except (tifffile.TiffFileError, zlib.error) as error:
+            raise ValueError(str(error)) from error
+        planes, _, _, _, _ = samples.shape
+        pixels = samples[0, 0] if planes == 1 else samples[:, 0, :, :, 0].transpose(1, 2, 0)
+        colors, full = pixels[..., : self.colors], np.iinfo(pixels.dtype).max
+        if self.page.photometric == PHOTOMETRIC.MINISWHITE:
+            colors = full - colors
+        if self._alpha is None:
+            return colors
+        opacity = pixels[..., self.colors]
+        if self._alpha == EXTRASAMPLE.ASSOCALPHA:
+            colors = _divided(colors, opacity)
+        return np.dstack([colors, opacity])
+
+    @property
+    def _alpha(self) -> EXTRASAMPLE | None:
+        """How the first channel behind the colors holds transparency, if it does."""
+        first = self.page.extrasamples[:1]
+        kinds = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+        return first[0] if first and first[0] in kinds else None
+
+    def _check_segments(self) -> None:
+        """Refuse missing strips, which tifffile takes for black, and decompression bombs."""
+        page, file = self.page, self.page.parent.filehandle
+        if page.is_contiguous:
+            return
+        if len(page.dataoffsets) < np.prod(page.chunked) or 0 in page.databytecounts:
+            raise ValueError("a strip or tile is missing")
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            file.seek(offset)
+            packed = file.read(count)
+            if len(packed) < count:
+                raise ValueError("a strip or tile is truncated")
+            if page.compression in _DEFLATE:
+                limit = max(page.nbytes, _SEGMENT)
+                if len(zlib.decompressobj().decompress(packed, limit + 1)) > limit:
+                    raise ValueError("a strip or tile is larger than the picture")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Scan | None]:
+    """Open a TIFF file of the layouts that are read here; gives None for any other file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with ExitStack() as stack:
+        yield _scan(path, stack)
+
+
+def _scan(path: Path, stack: ExitStack) -> Scan | None:
+    with path.open("rb") as file:
+        if file.read(4) not in _MAGIC:
+            return None
+    try:
+        file = stack.enter_context(tifffile.TiffFile(path))
+        page = file.pages.first
+        if _is_ours(page):
+            return Scan(page, _COLORS[page.photometric], len(file.pages))
+        if page.offset >= _FAR:
+            raise UnsupportedTiff("is over 4 GB and of an uncommon kind; convert it to PNG")
+    except (*DAMAGE, tifffile.TiffFileError):
+        pass  # Pillow tells what is wrong
+    return None
+
+
+def _is_ours(page: tifffile.TiffPage) -> bool:
+    colors, samples = _COLORS.get(page.photometric, 0), page.samplesperpixel
+    if not colors or not colors <= samples <= colors + _EXTRA or 0 in page.shape:
+        return False
+    if page.sampleformat != SAMPLEFORMAT.UINT or page.imagedepth > 1:
+        return False
+    if page.offset >= _FAR:
+        return page.bitspersample in (8, 16)
+    usual = page.photometric != PHOTOMETRIC.MINISWHITE and (
+        page.planarconfig == PLANARCONFIG.CONTIG or samples == 1
+    )
+    if page.bitspersample == 8:
+        return samples == 2 and not usual
+    plain = samples in (1, 3, 4) and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))
+    return page.bitspersample == 16 and not (usual and plain)
+
+
+def _divided(colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Undo the multiplication of (H, W, C) by alpha (H, W); what is hidden becomes black."""
+    full, visible = np.iinfo(colors.dtype).max, np.maximum(opacity, 1).astype(np.uint32)
+    plain = np.empty_like(colors)
+    for channel in range(colors.shape[2]):
+        exact = (colors[..., channel] * np.uint32(full) + visible // 2) // visible
+        plain[..., channel] = np.where(opacity > 0, np.minimum(exact, full), 0)
+    return plain
