@@ -63,7 +63,7 @@ class Eager(Backend):
 
     def describe(self) -> str:
         """Name and device."""
-        return f"PyTorch {torch.__version__} on {self._device} in f32"
+        return f"PyTorch {torch.__version__} on {self._device} in fp32"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -169,7 +169,7 @@ def _starts(
     file = folder / "chain.pt"
     torch.save(chain, file)
     del chain
-    tasks = {EAGER: (file, "torch", "f32"), **engines}
+    tasks = {EAGER: (file, "torch", "fp32"), **engines}
     return {
         name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
     }

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     found = samples.find(args.inputs, args.reduce)
     metrics, lacking = perceptual()
     # In float32, so that figures do not hang on what the processor computes in.
-    upscalers = {_name(path): Upscaler.from_bundle(path, precision="f32") for path in args.model}
+    upscalers = {_name(path): Upscaler.from_bundle(path, precision="fp32") for path in args.model}
     if len(upscalers) < len(args.model):
         raise ValueError("two bundles have the same folder name; rename one")
     scales = {upscaler.bundle.manifest.scale for upscaler in upscalers.values()}

@@ -58,7 +58,7 @@ def check_engines(bundle: Bundle, graph: Graph, backend: Backend) -> Parity:
 
 def _expected(bundle: Bundle, graph: Graph, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The output of the graph, rounded where it says so."""
-    narrow = set(bundle.manifest.precision.values()) != {"float32"}
+    narrow = set(bundle.manifest.precision.values()) != {"fp32"}
     runs = {}
     for file in graph.files:
         model = ir.load(bundle.path / file)

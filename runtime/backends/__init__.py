@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from lpnsr.runtime.backends.openvino import OpenVino
 
 NAMES = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-PRECISIONS = ("auto", "f32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def create(
     name: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
-    accurate: Collection[str] = ("f32",),
+    accurate: Collection[str] = ("fp32",),
     bundle: Bundle | None = None,
     graphs: Sequence[Graph] = (),
 ) -> tuple[Backend, str]:
@@ -72,9 +72,9 @@ def _fastest(
             return _on_gpu(name, bundle, graphs), "; ".join(["the fastest here", *refused])
         except BackendError as error:
             refused.append(f"not {name}: {error}")
-    if "bfloat16" in bundle.manifest.precision.values():
+    if "bf16" in bundle.manifest.precision.values():
         engine, _ = _on_cpu("openvino", threads, "auto", accurate)
-        why = "ONNX Runtime has no bfloat16 on a CPU"
+        why = "ONNX Runtime has no bf16 on a CPU"
     else:
         engine, why = _on_cpu("auto", threads, "auto", accurate)
     return engine, "; ".join([why, *refused])
@@ -107,13 +107,13 @@ def _on_cpu(
     if openvino.precision == "bf16":
         return openvino, "the fastest here, as the processor computes in bf16"
     try:
-        return OnnxRuntime(threads), f"the fastest here in f32; {_no_bf16(openvino, precision)}"
+        return OnnxRuntime(threads), f"the fastest here in fp32; {_no_bf16(openvino, precision)}"
     except BackendError:
         return openvino, "no other engine is installed"
 
 
 def _no_bf16(openvino: OpenVino, precision: str) -> str:
-    if precision == "f32":
+    if precision == "fp32":
         return "bf16 is not wanted"
     if openvino.has_bf16:
         return "this model is not accurate in bf16"

@@ -19,11 +19,11 @@ _SILENT = 4
 class OnnxRuntime(Backend):
     """Runs a bundle's ONNX graphs, unrolled or staged; works on every machine.
 
-    float16 is widened to float32, as the engine does by itself; bfloat16 it does not compute in.
+    The engine widens fp16 to fp32 by itself; it does not compute in bf16.
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
-        precision: "f32" or "auto", which is the same.
+        precision: "fp32" or "auto", which is the same.
 
     Raises:
         BackendError: ONNX Runtime is not installed, or the precision is another.
@@ -33,10 +33,10 @@ class OnnxRuntime(Backend):
     _has_bf16 = False
 
     def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
-        if precision not in ("auto", "f32"):
+        if precision not in ("auto", "fp32"):
             raise BackendError(
                 f"ONNX Runtime does not compute in {precision}; "
-                "use --backend openvino or --precision f32"
+                "use --backend openvino or --precision fp32"
             )
         try:
             import onnxruntime
@@ -58,9 +58,9 @@ class OnnxRuntime(Backend):
 
     def load(self, bundle: Bundle, graph: Graph) -> None:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
-        if not self._has_bf16 and "bfloat16" in bundle.manifest.precision.values():
+        if not self._has_bf16 and "bf16" in bundle.manifest.precision.values():
             raise BackendError(
-                "ONNX Runtime does not compute in bfloat16 on the CPU; use --backend openvino, "
+                "ONNX Runtime does not compute in bf16 on the CPU; use --backend openvino, "
                 "or export the bundle with --precision fp16 or fp32"
             )
         self._sessions = {}  # frees the previous graph's weights first
@@ -116,7 +116,7 @@ class OnnxRuntime(Backend):
 
     def describe(self) -> str:
         """Name, version and device."""
-        return f"ONNX Runtime {self._engine.__version__} on the CPU in f32"
+        return f"ONNX Runtime {self._engine.__version__} on the CPU in fp32"
 
 
 def _raise_if_memory(error: Exception) -> None:

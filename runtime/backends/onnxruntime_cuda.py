@@ -107,10 +107,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
         Raises:
             PrecisionError: there is a higher one.
         """
-        if set(self._loaded[0].manifest.precision.values()) <= {"float32"}:
+        if set(self._loaded[0].manifest.precision.values()) <= {"fp32"}:
             return self.run(lr, noise)
         raise PrecisionError(
-            "in float16 or bfloat16 numbers went out of range; make a bundle with: "
+            "in fp16 or bf16 numbers went out of range; make a bundle with: "
             "lpnsr-export --precision fp32"
         )
 

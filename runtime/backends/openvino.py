@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: float32, or bfloat16 where the processor computes in it."""
+"""OpenVINO on the CPU: fp32, or bf16 where the processor computes in it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import openvino as ov
 
 LATENT, QUANTIZED = "x_0", "quantized"
-"""Tensors before and after the search for the nearest code. Its near-ties ask for float32, and
+"""Tensors before and after the search for the nearest code. Its near-ties ask for fp32, and
 OpenVINO takes a precision for a whole model, so there the graph is cut."""
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> what OpenVINO calls it."""
 
 
 class OpenVino(Backend):
@@ -29,8 +32,8 @@ class OpenVino(Backend):
 
     Args:
         threads: CPU threads; by default one per physical core.
-        precision: "f32", "bf16", or "auto", which is bf16 if that is accurate and the processor
-            computes in it, else f32.
+        precision: "fp32", "bf16", or "auto", which is bf16 if that is accurate and the processor
+            computes in it, else fp32.
         accurate: precisions in which the model was found accurate at export.
 
     Raises:
@@ -41,7 +44,7 @@ class OpenVino(Backend):
         self,
         threads: int | None = None,
         precision: str = "auto",
-        accurate: Collection[str] = ("f32",),
+        accurate: Collection[str] = ("fp32",),
     ) -> None:
         try:
             import openvino
@@ -66,9 +69,9 @@ class OpenVino(Backend):
             self._settings["INFERENCE_NUM_THREADS"] = threads
         self.has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not self.has_bf16:
-            raise BackendError("this processor does not compute in bf16; use --precision f32")
+            raise BackendError("this processor does not compute in bf16; use --precision fp32")
         if precision == "auto":
-            precision = "bf16" if self.has_bf16 and "bf16" in accurate else "f32"
+            precision = "bf16" if self.has_bf16 and "bf16" in accurate else "fp32"
         self.precision = precision
         self._graph: tuple[Bundle, Graph] | None = None
         self._stages: list[ov.CompiledModel] = []
@@ -90,10 +93,10 @@ class OpenVino(Backend):
         return self._run(self._stages, lr, noise)
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same in float32, for which the graph is compiled when first asked for."""
-        if self.precision == "f32":
+        """The same in fp32, for which the graph is compiled when first asked for."""
+        if self.precision == "fp32":
             return self.run(lr, noise)
-        self._precise = self._precise or self._compiled("f32")
+        self._precise = self._precise or self._compiled("fp32")
         return self._run(self._precise, lr, noise)
 
     def describe(self) -> str:
@@ -107,15 +110,15 @@ class OpenVino(Backend):
         try:
             model = self._onnx.convert(self._onnx.load(str(path)))
             _check(model, path, shapes(bundle.manifest, graph))
-            parts = [model] if precision == "f32" else self._cut(model)
+            parts = [model] if precision == "fp32" else self._cut(model)
             return [self._compile(part, precision) for part in parts]
         except self._errors as error:
             _raise_if_memory(error)
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
 
     def _compile(self, model: ov.Model, precision: str) -> ov.CompiledModel:
-        hint = "f32" if model.friendly_name == "search" else precision
-        settings = {**self._settings, "INFERENCE_PRECISION_HINT": hint}
+        precision = "fp32" if model.friendly_name == "search" else precision
+        settings = {**self._settings, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         return self._core.compile_model(model, "CPU", settings)
 
     def _cut(self, model: ov.Model) -> list[ov.Model]:

@@ -103,10 +103,10 @@ class TensorRt(Backend):
 
     def _advice(self) -> str:
         """What may help where numbers went out of range."""
-        if set(self._manifest.precision.values()) <= {"float32"}:
+        if set(self._manifest.precision.values()) <= {"fp32"}:
             return ADVICE
         return (
-            "in float16 or bfloat16 numbers went out of range; make a bundle with: "
+            "in fp16 or bf16 numbers went out of range; make a bundle with: "
             f"lpnsr-export --precision fp32 --engine {self._builder}"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +12,7 @@ from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.command.recipe import ALPHA
 from lpnsr.runtime.pictures.formats import FORMATS
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 NAME = "lpnsr-run"
 
@@ -103,7 +103,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
     add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
-    add("--tile", type=_tile, metavar="HxW", help="tile of the model in input pixels, e.g. 128x64")
+    add(
+        "--tile",
+        type=parse_tile,
+        metavar="HxW",
+        help="tile of the model in input pixels, e.g. 128x64",
+    )
     add(
         "--overlap",
         type=_count,
@@ -132,13 +137,6 @@ def _version() -> str:
         return version("lpnsr")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def _tile(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tile such as 64 or 128x64")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _suffix(text: str) -> str:

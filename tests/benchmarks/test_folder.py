@@ -21,13 +21,13 @@ def test_from_file_to_file(tmp_path, capsys):
     assert "0.03 output megapixels" in printed
     assert "4.27 times the pictures' pixels" in printed  # 64x64 for 24x40
     seconds, psnr = kept["row"]["seconds"], kept["row"]["psnr"]
-    assert {EAGER, EAGER + CALLS, EAGER + AUTHORS, "ONNX Runtime f32", "OpenVINO f32"} <= set(
+    assert {EAGER, EAGER + CALLS, EAGER + AUTHORS, "ONNX Runtime fp32", "OpenVINO fp32"} <= set(
         seconds
     )
     assert psnr[EAGER + CALLS] > 60
-    assert psnr["ONNX Runtime f32"] > 55
+    assert psnr["ONNX Runtime fp32"] > 55
     assert psnr[EAGER + AUTHORS] > 20
-    factors = report.causes(seconds)["OpenVINO f32"]
+    factors = report.causes(seconds)["OpenVINO fp32"]
     assert list(factors)[:2] == [
         "padding and tile overlap",
         "unused calls (the noise predictor's last)",

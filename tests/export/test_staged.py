@@ -66,7 +66,7 @@ def test_narrow_stages_are_verified_one_by_one(micro, quick_pack, precision):
     (graph,) = bundle.manifest.graphs
     assert list(graph.parity) == [precision]
     assert list(graph.stage_parity) == list(bundle.manifest.precision)
-    narrow = {stage for stage, dtype in bundle.manifest.precision.items() if dtype != "float32"}
+    narrow = {stage for stage, computed in bundle.manifest.precision.items() if computed != "fp32"}
     for stage in narrow:
         assert 40 < graph.stage_parity[stage]["psnr"] < 100
     if precision == "fp16":
@@ -146,6 +146,6 @@ def test_a_damaged_description_is_refused(micro, quick_pack):
 
 def test_what_runs_it(micro, quick_pack):
     bundle = quick_pack(micro.preset, "staged")
-    backend, _ = backends.create("openvino", precision="f32")
+    backend, _ = backends.create("openvino", precision="fp32")
     with pytest.raises(BackendError, match="--topology unrolled"):
         backend.load(bundle, bundle.manifest.graphs[0])

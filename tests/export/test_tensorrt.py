@@ -107,7 +107,7 @@ def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
     assert (code, out[-1]) == (0, ABSENT)
     opened = Bundle.open(tmp_path / "bundle")
     (graph,) = opened.manifest.graphs
-    assert {"float16", "bfloat16"} < set(opened.manifest.precision.values())
+    assert {"fp16", "bf16"} < set(opened.manifest.precision.values())
     assert 0 < graph.parity["mixed"]["x0_relative_l2"] < get_preset("lpnsr-tiny").tolerance.x0_bf16
     for file in graph.files:
         found = find(opened, file, BUILDER, VERSION, GPU)

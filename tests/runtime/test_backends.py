@@ -51,7 +51,7 @@ def test_engines_agree(bundle):
     lr, noise = (rng.uniform(-1, 1, array.shape).astype(np.float32) for array in inputs(graph))
     found = []
     for name in ENGINES:
-        engine = create(name, precision="f32")
+        engine = create(name, precision="fp32")
         engine.load(opened, graph)
         found.append(engine.run(lr, noise))
         np.testing.assert_array_equal(engine.run_precisely(lr, noise), found[-1])
@@ -73,15 +73,15 @@ def test_a_result_is_not_overwritten_by_the_next(bundle, backend):
     "name, label", [("onnxruntime", "ONNX Runtime 1"), ("openvino", "OpenVINO 20")]
 )
 def test_describes_itself(name, label):
-    described = create(name, precision="f32").describe()
+    described = create(name, precision="fp32").describe()
     assert described.startswith(label)
-    assert described.endswith("on the CPU in f32")
+    assert described.endswith("on the CPU in fp32")
 
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(BackendError, match=r"no backend abacus; choose from auto, onnxruntime"):
         create("abacus")
-    with pytest.raises(BackendError, match=r"no precision f8; it is auto, f32, bf16"):
+    with pytest.raises(BackendError, match=r"no precision f8; it is auto, fp32, bf16"):
         create(precision="f8")
 
 
@@ -104,11 +104,11 @@ def processor(monkeypatch):
 @pytest.mark.parametrize(
     "capabilities, asked, accurate, label, why",
     [
-        (["BF16"], "auto", {"f32", "bf16"}, "OpenVINO.* bf16", "computes in bf16"),
-        (["BF16"], "auto", {"f32"}, "ONNX Runtime", "not accurate in bf16"),
-        (["BF16"], "bf16", {"f32"}, "OpenVINO.* bf16", "as asked"),
-        (["BF16"], "f32", {"f32", "bf16"}, "ONNX Runtime", "bf16 is not wanted"),
-        ([], "auto", {"f32", "bf16"}, "ONNX Runtime", "does not compute in bf16"),
+        (["BF16"], "auto", {"fp32", "bf16"}, "OpenVINO.* bf16", "computes in bf16"),
+        (["BF16"], "auto", {"fp32"}, "ONNX Runtime", "not accurate in bf16"),
+        (["BF16"], "bf16", {"fp32"}, "OpenVINO.* bf16", "as asked"),
+        (["BF16"], "fp32", {"fp32", "bf16"}, "ONNX Runtime", "bf16 is not wanted"),
+        ([], "auto", {"fp32", "bf16"}, "ONNX Runtime", "does not compute in bf16"),
     ],
 )
 def test_auto_is_the_fastest_accurate_engine(processor, capabilities, asked, accurate, label, why):
@@ -179,7 +179,7 @@ def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_pa
     graph = opened.manifest.graphs[0]
 
     def run():
-        engine = create("openvino", precision="f32")
+        engine = create("openvino", precision="fp32")
         engine.load(opened, graph)
         return engine.run(*inputs(graph))
 
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(bundle, tmp_path, monkeypat
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     opened = Bundle.open(bundle)
-    engine = create("openvino", precision="f32")
+    engine = create("openvino", precision="fp32")
     engine.load(opened, opened.manifest.graphs[0])
     assert np.isfinite(engine.run(*inputs(opened.manifest.graphs[0]))).all()
 

@@ -174,7 +174,7 @@ def test_an_engine_computes_what_its_graph_computes(built):
 def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
     opened = Bundle.open(write_staged_bundle(tmp_path / "staged"))
     (graph,) = opened.manifest.graphs
-    parity = {"f32": {"sr_psnr": 120.0}}  # what engines are held against when they are built
+    parity = {"fp32": {"sr_psnr": 120.0}}  # what engines are held against when they are built
     manifest = dataclasses.replace(
         opened.manifest, graphs=(dataclasses.replace(graph, parity=parity),)
     )

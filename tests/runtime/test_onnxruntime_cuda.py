@@ -92,7 +92,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(provider, bundle, monkey
 
 def test_numbers_out_of_range_name_the_export_that_helps(provider, bundle):
     opened = Bundle.open(bundle)
-    narrow = dataclasses.replace(opened.manifest, precision={"denoiser": "float16"})
+    narrow = dataclasses.replace(opened.manifest, precision={"denoiser": "fp16"})
     engine, _ = backends.create("onnxruntime-cuda")
     engine.load(Bundle(opened.path, narrow), narrow.graphs[0])
     with pytest.raises(PrecisionError, match="lpnsr-export --precision fp32"):

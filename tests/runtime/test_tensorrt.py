@@ -323,7 +323,7 @@ def test_exhausted_memory_is_a_memory_error(gpu, built):
 
 def test_numbers_out_of_range_name_the_export_that_helps(gpu, tmp_path):
     gpu()
-    narrow = {"denoiser": "float16"}
+    narrow = {"denoiser": "fp16"}
     folder = with_engines(write_bundle(tmp_path / "own", precision=narrow))
     model = Upscaler.from_bundle(folder, backend=NAME)
     with pytest.raises(UpscaleError, match="lpnsr-export --precision fp32 --engine tensorrt-rtx"):
@@ -345,7 +345,7 @@ def test_one_bad_tile_fails_its_picture_alone(gpu, built):
 def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
     gpu()
     with pytest.raises(BackendError, match="leave out --precision"):
-        Upscaler.from_bundle(built, backend=NAME, precision="f32")
+        Upscaler.from_bundle(built, backend=NAME, precision="fp32")
 
 
 @pytest.mark.parametrize(

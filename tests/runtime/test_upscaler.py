@@ -253,7 +253,7 @@ def test_a_missing_graph_names_the_command_that_makes_it(tile, batch, command):
 
 
 def test_bfloat16_is_not_for_onnx_runtime(own_bundle):
-    path = own_bundle(precision={"denoiser": "bfloat16"})
+    path = own_bundle(precision={"denoiser": "bf16"})
     assert "ONNX Runtime has no bfloat16" in Upscaler.from_bundle(path).choice
     with pytest.raises(BackendError, match="--backend openvino"):
         Upscaler.from_bundle(path, backend="onnxruntime").upscale(photo(8, 8))
