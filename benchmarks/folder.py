@@ -28,19 +28,20 @@ from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, prec
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.registry import BACKENDS
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
 from lpnsr.runtime.command.jobs import Job, plan
 from lpnsr.runtime.command.pipeline import Pipeline
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import images
 from lpnsr.runtime.pictures.formats import FORMATS
-from lpnsr.runtime.upscaler import Upscaler
+from lpnsr.runtime.upscaler import Description, Upscaler
 
 
 class Eager(Backend):
-    """A backend of the runtime that runs the eager chain.
+    """A backend of the runtime that runs the eager chain, whatever the graph.
 
     Args:
         call: `Chain.forward`, or what stands in for it.
@@ -50,20 +51,25 @@ class Eager(Backend):
     def __init__(self, call: object, device: torch.device) -> None:
         self._call, self._device = call, device
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
-        """Nothing to do."""
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
+        """A session in which the chain takes the place of the graph."""
+        return _EagerSession(bundle, graph, self._call, self._device)
+
+    def describe(self) -> str:
+        """Name and device."""
+        return f"PyTorch {torch.__version__} on {self._device} in fp32"
+
+
+class _EagerSession(Session):
+    def __init__(self, bundle: Bundle, graph: Graph, call: object, device: torch.device) -> None:
+        super().__init__(bundle, graph)
+        self._call, self._device = call, device
 
     @torch.no_grad()
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Upscale one batch."""
         inputs = [torch.from_numpy(array).to(self._device) for array in (lr, noise)]
         return self._call(*inputs).cpu().numpy()
-
-    run_precisely = run
-
-    def describe(self) -> str:
-        """Name and device."""
-        return f"PyTorch {torch.__version__} on {self._device} in fp32"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,14 +112,17 @@ def run(args: argparse.Namespace) -> int:
 def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     """The authors' procedure, ours in eager PyTorch with their calls and without, and engines."""
     device = next(chain.parameters()).device
-    graphs = bundle.manifest.graphs
 
     def ours(backend: Backend) -> Run:
-        upscaler = Upscaler(bundle, backend, graphs)
+        upscaler = Upscaler(Description(bundle.path), backend)
         return lambda: _pipeline(upscaler, jobs)
 
     def engine(name: str, precision: str) -> Run:
-        call = ours(backends.create(name, None, precision, (), bundle, graphs)[0])
+        upscaler = Upscaler.from_bundle(bundle.path, backend=name, precision=precision)
+
+        def call() -> np.ndarray:
+            return _pipeline(upscaler, jobs)
+
         call()  # a backend that cannot load its graph says so here
         return call
 
@@ -122,7 +131,7 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     calls = Eager(lambda lr, noise: authors.sample(chain, lr, noise), device)
     methods.add(EAGER + CALLS, lambda: ours(calls))
     methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
-    for name in (name for name in backends.NAMES if name != "auto"):
+    for name in BACKENDS:
         for precision, computed in precisions(name, bundle):
             methods.add(f"{label(name)} {computed}", partial(engine, name, precision))
     return methods

@@ -21,6 +21,7 @@ from lpnsr.export.graph import passes
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.engine_files import BUILDERS
+from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
 
@@ -28,14 +29,8 @@ EAGER = "PyTorch fp32"
 AUTHORS, CALLS, TRACED = ", authors' procedure", ", authors' calls", ", graph as traced"
 STAGED, UNCAPTURED = ", staged", ", without CUDA graph"
 COMPILED = "PyTorch fp32, torch.compile"
-ON_CPU = ("onnxruntime", "openvino")
-LABELS = {
-    "onnxruntime": "ONNX Runtime",
-    "onnxruntime-cuda": "ONNX Runtime CUDA",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT-RTX",
-}
+ON_CPU = [name for name, info in BACKENDS.items() if info.device == "cpu"]
+ON_GPU = [name for name, info in BACKENDS.items() if info.device == "cuda"]
 
 
 @dataclass
@@ -115,7 +110,7 @@ class Methods:
             fp32 = f"{label(engine)} fp32"
             if traced and fp32 in self.runs:
                 self.add(fp32 + TRACED, partial(_loaded, traced, engine, "fp32", lr, noise))
-        for engine in (name for name in backends.NAMES if name not in ("auto", *ON_CPU)):
+        for engine in ON_GPU:
             single, narrow = (f"{label(engine)} {computed}" for computed in ("fp32", "mixed"))
             if not self._add_engine("fp32", bundle, engine, "auto", lr, noise):
                 self.missing[narrow] = self.missing[single]
@@ -150,7 +145,7 @@ class Methods:
 
 def label(engine: str) -> str:
     """What a backend is called in tables."""
-    return LABELS.get(engine, engine)
+    return BACKENDS[engine].label if engine in BACKENDS else engine
 
 
 def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
@@ -184,8 +179,8 @@ def _loaded(
         backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
     else:
         backend = TensorRt(engine, cuda_graph=False)
-    backend.load(bundle, graph)
-    return lambda: backend.run(lr, noise)
+    session = backend.load(bundle, graph)
+    return lambda: session.run(lr, noise)
 
 
 def compile_networks(chain: Chain) -> Chain:

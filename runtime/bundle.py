@@ -111,6 +111,11 @@ class Graph:
         """Names of all its ONNX files."""
         return tuple(stage.file for stage in self.stages) or (self.file,)
 
+    @property
+    def pixels(self) -> int:
+        """Input pixels that it takes at once."""
+        return self.batch * self.tile[0] * self.tile[1]
+
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Graph:
         """From what `asdict` and JSON have made of it.

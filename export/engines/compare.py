@@ -44,8 +44,8 @@ def check_engines(bundle: Bundle, graph: Graph, backend: Backend) -> Parity:
     lr_shape, noise_shape, _ = shapes(bundle.manifest, whole).values()
     lr = rng.uniform(-1, 1, lr_shape).astype(np.float32)
     noise = rng.standard_normal(noise_shape).astype(np.float32)
-    backend.load(bundle, graph)
-    figures = compare(backend.run(lr, noise), _expected(bundle, graph, lr, noise))
+    session = backend.load(bundle, graph)
+    figures = compare(session.run(lr, noise), _expected(bundle, graph, lr, noise))
     own = graph.parity[label(bundle.manifest.precision)]
     least = min(ENOUGH, own["sr_psnr"] - MARGIN)
     if not figures["psnr"] >= least:

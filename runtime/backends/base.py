@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lpnsr.runtime.bundle import Bundle, Graph
 from lpnsr.runtime.tiles.tiling import Tile
+
+if TYPE_CHECKING:
+    from lpnsr.runtime.backends.session import Session
 
 ADVICE = "try another model or seed"
 """What may help where values are not finite in the highest precision."""
@@ -65,10 +68,10 @@ class Task:
 
 
 class Backend(Protocol):
-    """An inference engine that holds at most one loaded graph."""
+    """An inference engine on one device; loads graphs."""
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
-        """Make `graph` ready to run, in place of the one loaded before.
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
+        """Make a graph ready to run; others that are loaded stay so.
 
         Raises:
             BackendError: the engine cannot load the graph.
@@ -76,44 +79,12 @@ class Backend(Protocol):
             BundleError: the graph is not what the bundle's manifest says.
         """
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Upscale one batch with the loaded graph.
-
-        Args:
-            lr: float32 (B, 3, h, w) in [-1, 1].
-            noise: float32 (K, B, C, h, w).
-
-        Returns:
-            float32 (B, 3, scale·h, scale·w) in [-1, 1].
+    def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
+        """See, without loading them, that these graphs can be run.
 
         Raises:
-            BackendError: the engine fails.
-            MemoryError: the device's or the machine's memory does not suffice.
+            BackendError: one cannot.
         """
-
-    def bands(self, task: Task) -> Generator[np.ndarray, None, None] | None:
-        """Upscale a whole picture with the loaded graph; errors are those of `run`.
-
-        Yields:
-            `task.dtype` (n, scale·W, 3); the bands together are the output, top to bottom.
-
-        Returns:
-            None if the engine computes tiles alone, and the host does what is left.
-
-        Raises:
-            NotFiniteError: the values of a tile are not finite.
-        """
-        return None
-
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same as `run` at the highest precision that the engine has.
-
-        Called when `run` gives values that are not finite.
-
-        Raises:
-            PrecisionError: the engine has no higher precision; says what may help.
-        """
-        raise PrecisionError(ADVICE)
 
     def describe(self) -> str:
         """Name and version of the engine and the device that it runs on."""

@@ -23,13 +23,13 @@ from lpnsr.runtime.bundle import BundleError
 from lpnsr.runtime.command import jobs, report
 from lpnsr.runtime.command.arguments import NAME, parser
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
-from lpnsr.runtime.command.pipeline import Outcome, Pipeline
+from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Upscaler
 
-_FATAL = (BackendError, BundleError, JobError, TilingError, OSError, MemoryError)
+_FATAL = (BackendError, BundleError, JobError, PipelineError, TilingError, OSError, MemoryError)
 """Errors that concern the run as a whole, not one picture."""
 
 
@@ -94,6 +94,9 @@ def _run(args: argparse.Namespace) -> int:
                 _comment(outcome, args.debug)
                 pictures.update()
         finally:
+            # They are known in any order and told in that of the inputs.
+            place = {job: number for number, job in enumerate(todo)}
+            outcomes.sort(key=lambda outcome: place[outcome.job])
             if args.report:
                 report.write(args.report, _shared(args, upscaler), outcomes, list(skipped))
     return _close(outcomes, len(todo), received)

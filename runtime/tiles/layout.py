@@ -35,11 +35,15 @@ class TileLayout:
     overlaps: tuple[int, int]
     tiles: int
 
+    def __str__(self) -> str:
+        height, width = self.graph.tile
+        return f"tile {height}x{width} batch {self.graph.batch}"
+
     @property
     def pixels(self) -> int:
         """Input pixels that the graph is given, tiles that only fill the last batch included."""
         batches = -(-self.tiles // self.graph.batch)
-        return batches * self.graph.batch * prod(self.graph.tile)
+        return batches * self.graph.pixels
 
 
 def choose(

@@ -43,8 +43,8 @@ def run(bundle, graph=0, seed=3):
     lr = rng.uniform(-1, 1, (graph.batch, 3, *graph.tile)).astype(np.float32)
     shape = (manifest.draws, graph.batch, manifest.latent_channels, *graph.tile)
     backend, _ = backends.create("onnxruntime")
-    backend.load(bundle, graph)
-    return backend.run(lr, rng.standard_normal(shape, np.float32))
+    session = backend.load(bundle, graph)
+    return session.run(lr, rng.standard_normal(shape, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,8 @@ def test_a_damaged_description_is_refused(micro, quick_pack):
 
 def test_what_runs_it(micro, quick_pack):
     bundle = quick_pack(micro.preset, "staged")
-    backend, _ = backends.create("openvino", precision="fp32")
-    with pytest.raises(BackendError, match="--topology unrolled"):
-        backend.load(bundle, bundle.manifest.graphs[0])
+    with pytest.raises(BackendError, match=r"use --backend onnxruntime, .* --topology unrolled"):
+        backends.create("openvino", precision="fp32", bundle=bundle)
+    backend, why = backends.create(accurate=("fp32", "bf16"), bundle=bundle)
+    assert backend.describe().startswith("ONNX Runtime")
+    assert why == "OpenVINO runs unrolled bundles only"

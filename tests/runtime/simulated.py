@@ -315,7 +315,14 @@ def install(monkeypatch, device, pictures):
     import cuda.core
     import tensorrt_rtx
 
-    monkeypatch.setattr(lpnsr.kernels.cuda, "device", lambda: device)
+    def find(index=0):
+        if index:
+            raise lpnsr.kernels.cuda.KernelError(
+                f"no NVIDIA GPU {index} can be used: none is there"
+            )
+        return device
+
+    monkeypatch.setattr(lpnsr.kernels.cuda, "device", find)
     monkeypatch.setattr(lpnsr.kernels.cuda, "ResidualShift", Kernel)
     hosted.install(monkeypatch, pictures, lambda stream, work: stream.put(work))
     monkeypatch.setattr(cuda.core, "LegacyPinnedMemoryResource", PinnedMemory)

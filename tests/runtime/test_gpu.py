@@ -78,8 +78,8 @@ def inputs(opened, graph, count):
 
 def expected(opened, graph, values):
     reference, _ = backends.create("onnxruntime")
-    reference.load(opened, graph)
-    return [reference.run(*batch) for batch in values]
+    session = reference.load(opened, graph)
+    return [session.run(*batch) for batch in values]
 
 
 def psnr(found, reference):
@@ -137,7 +137,8 @@ def test_a_large_picture_takes_little_longer_than_its_tiles(built):
     started = time.perf_counter()
     model.upscale(picture, progress=lambda done, total: tiles.append(total))
     whole = time.perf_counter() - started
-    replay = model.backend._replay
+    with model._sessions.use(model.layout(picture.shape[:2]).graph) as session:
+        replay = session.replay
     started = time.perf_counter()
     for _ in range(tiles[0]):
         replay.queue()
@@ -160,10 +161,9 @@ def test_an_engine_computes_what_its_graph_computes(built):
     theirs = expected(opened, graph, values)
     results = []
     for captures in (True, False):
-        backend = TensorRt(name, captures)
-        backend.load(opened, graph)
-        results.append([backend.run(*batch) for batch in values])
-        assert psnr(backend.run(*values[2]), results[-1][2]) >= 80
+        session = TensorRt(name, captures).load(opened, graph)
+        results.append([session.run(*batch) for batch in values])
+        assert psnr(session.run(*values[2]), results[-1][2]) >= 80
     found = [psnr(*pair) for pair in zip(results[0], theirs, strict=True)]
     print(name, "PSNR to ONNX Runtime:", [f"{value:.1f} dB" for value in found])
     assert min(found) >= 60
@@ -181,9 +181,8 @@ def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
     (opened.path / MANIFEST).write_text(manifest.to_json())
     opened = Bundle.open(with_engines(opened.path, order))
     values = inputs(opened, graph, 7)
-    backend = TensorRt(order.builder, captures)
-    backend.load(opened, graph)
-    found = [backend.run(*batch) for batch in values]
+    session = TensorRt(order.builder, captures).load(opened, graph)
+    found = [session.run(*batch) for batch in values]
     pairs = zip(found, expected(opened, graph, values), strict=True)
     assert min(psnr(*pair) for pair in pairs) >= 80
 
@@ -220,8 +219,8 @@ def test_onnx_runtime_computes_the_same_on_the_gpu(gpu, tmp_path):
         for graph in opened.manifest.graphs[:2]:
             values = inputs(opened, graph, 3)
             backend, _ = backends.create("onnxruntime-cuda")
-            backend.load(opened, graph)
+            session = backend.load(opened, graph)
             assert not backend.describe().endswith("without CUDA graph")
-            found = [backend.run(*batch) for batch in values]
+            found = [session.run(*batch) for batch in values]
             pairs = zip(found, expected(opened, graph, values), strict=True)
             assert min(psnr(*pair) for pair in pairs) >= 60
