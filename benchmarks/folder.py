@@ -16,13 +16,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
-from threading import Event
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import authors, machine, report
+from lpnsr.benchmarks import authors, machine, report, small
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
@@ -33,10 +32,7 @@ from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
 from lpnsr.runtime.command.jobs import Job, plan
-from lpnsr.runtime.command.pipeline import Pipeline
-from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import images
-from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.upscaler import Description, Upscaler
 
 
@@ -75,7 +71,13 @@ class _EagerSession(Session):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `lpnsr-bench folder`."""
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="pictures to upscale")
+    add("folder", type=Path, metavar="DIR", nargs="?", help="pictures to upscale")
+    add(
+        "--small",
+        action="store_true",
+        help="instead of DIR: 100 generated pictures of 48 to 200 pixels a side, against the time "
+        "that their tiles alone take",
+    )
     add("--model", type=Path, default=BUILTIN, metavar="BUNDLE", help="default: the built-in")
     add("--weights", type=Path, help="checkpoints of the bundle's preset, for PyTorch")
     add("--runs", type=int, default=3, help="timed rounds (default: %(default)s)")
@@ -83,7 +85,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; returns the exit code."""
+    """Measure and print; returns the exit code.
+
+    Raises:
+        ValueError: there is either no folder, or one beside `--small`.
+    """
+    if args.small == bool(args.folder):
+        raise ValueError("give a folder of pictures, or --small")
+    if args.small:
+        with Upscaler.from_bundle(args.model) as upscaler:
+            print(small.measure(upscaler, args.runs))
+        return 0
     bundle = Bundle.open(args.model)
     chain, origin = build_chain(get_preset(bundle.manifest.preset), args.weights)
     chain = chain.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -182,12 +194,7 @@ def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:
 
 
 def _pipeline(upscaler: Upscaler, jobs: Sequence[Job]) -> np.ndarray:
-    pipeline = Pipeline(
-        upscaler, Recipe(), FORMATS["png"], 95, print, lambda job, done, total: None, Event()
-    )
-    for outcome in pipeline.run(jobs):
-        if outcome.error:
-            raise RuntimeError(f"{outcome.job.source}: {outcome.error}")
+    small.upscale(upscaler, jobs)
     return _signed([_read(job.target) for job in jobs])
 
 

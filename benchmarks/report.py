@@ -75,7 +75,7 @@ def _methods(
         # Mixed precision is float16 for the most part.
         words = name.split(",")[0].replace("mixed", "fp16").split()
         rate = next((rates[word] for word in words if word in rates), None)
-        # The authors' vain calls and a graph without its rewrites are not counted.
+        # The authors' unused calls and a graph without its rewrites are not counted.
         odd = AUTHORS in name or TRACED in name or rate is None
         cells = [
             spread(values),
@@ -118,7 +118,7 @@ def starts(results: Sequence[Result]) -> str:
 
 
 def costs(results: Sequence[Result]) -> str:
-    """What the models are, and what the graphs have made of them."""
+    """The models, and the graphs that were made of them."""
     header = [
         "model",
         "parameters",
@@ -157,7 +157,7 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
         row: method -> seconds.
 
     Returns:
-        method -> cause -> factor; at last the total.
+        method -> cause -> factor, the total last.
     """
     medians = {name: median(values) for name, values in row.items()}
     authors = next(name for name in medians if AUTHORS in name)

@@ -37,22 +37,22 @@ class UpscaleError(RuntimeError):
 
 @dataclass(frozen=True)
 class Description:
-    """All that makes an upscaler. It can be pickled, for a process that makes one of its own.
+    """Everything needed to make an upscaler; picklable, so that a process can make its own.
 
     Attributes:
         bundle: the bundle's folder; the built-in model by default.
         backend: inference engine, one of `lpnsr.runtime.backends.NAMES`.
         device: "cpu", "cuda", or "cuda:1" for the second GPU; by default what the backend takes.
-        tile: (height, width) of the tiles in input pixels; by default, for each picture, those of
-            the bundle's with which the fewest pixels are processed.
+        tile: (height, width) of the tiles in input pixels; by default, each picture gets those of
+            the bundle that process the fewest pixels.
         batch: tiles to run at once; by default the smallest number that the bundle has.
-        overlap: input pixels that neighbouring tiles share at least; by default 8 or 16, what
-            costs less (see `lpnsr.runtime.tiles.layout.choose`).
+        overlap: least number of input pixels that neighbouring tiles share; by default 8 or 16,
+            whichever costs less (see `lpnsr.runtime.tiles.layout.choose`).
         threads: CPU threads; by default the engine decides.
         precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`; "auto"
             is the fastest in which the model was found accurate at export.
-        memory: bytes that loaded graphs may take together, as `lpnsr.runtime.backends.pool`
-            estimates them. Graphs that are in use stay loaded beyond it.
+        memory: most bytes that loaded graphs may take together, as estimated by
+            `lpnsr.runtime.backends.pool`. Graphs in use stay loaded even beyond this limit.
     """
 
     bundle: Path = BUILTIN
@@ -70,13 +70,14 @@ class Upscaler:
     """Upscales pictures of any size with the model of one bundle.
 
     Several threads may use it at the same time, also while a generator of `bands` is open. A graph
-    is loaded when the first picture needs it and kept for those that follow. As a context manager,
-    it gives the graphs up at the end. Pickled, it is its description; the other process loads what
-    it needs itself.
+    is loaded when a picture first needs it and kept for later ones. Used as a context manager, the
+    upscaler releases its graphs at the end. Pickling saves only its description: the process that
+    unpickles it loads what it needs.
 
     Args:
         description: what to open.
-        backend: an engine of one's own in place of the described one; cannot be pickled.
+        backend: a custom engine to use instead of the described one. Such an upscaler cannot be
+            pickled.
 
     Attributes:
         description: what was opened, with an absolute path.
@@ -129,7 +130,7 @@ class Upscaler:
 
     def __reduce__(self) -> tuple[type[Upscaler], tuple[Description]]:
         if not self._is_described:
-            raise TypeError("an upscaler with an engine of one's own cannot be pickled")
+            raise TypeError("an upscaler with a custom engine cannot be pickled")
         return Upscaler, (self.description,)
 
     def __enter__(self) -> Upscaler:
@@ -144,7 +145,7 @@ class Upscaler:
         self.close()
 
     def close(self) -> None:
-        """Give up the loaded graphs, those in use when they no longer are; it is of no use then."""
+        """Release the loaded graphs once they are no longer in use; refuse further pictures."""
         self._sessions.close()
 
     def upscale(
@@ -182,7 +183,7 @@ class Upscaler:
             UpscaleError: the model returns values that are not finite.
             BackendError: the engine fails.
             BundleError: the graph is not what the bundle's manifest says.
-            MemoryError: memory does not suffice; `bands` with a `lighter` layout may.
+            MemoryError: there is not enough memory; `bands` with a `lighter` layout needs less.
         """
         options = {
             "seed": seed,
@@ -271,11 +272,11 @@ class Upscaler:
         return choose(self._graphs, size, self.description.overlap)
 
     def lighter(self, size: tuple[int, int], than: TileLayout) -> TileLayout:
-        """A layout to go on with after memory has run out; gives up graphs that are not in use.
+        """A layout to retry with after memory has run out; also releases unused graphs.
 
         Args:
             size: (height, width) of the picture.
-            than: the layout that was too much; its batch is reduced, or else its tile.
+            than: the layout that needed too much; its batch is reduced first, then its tile.
 
         Raises:
             MemoryError: the bundle has no graph with half as many pixels.

@@ -23,20 +23,20 @@ def create(
     graphs: Sequence[Graph] = (),
     device: str | None = None,
 ) -> tuple[Backend, str]:
-    """The inference engine called `name`, and why it.
+    """Create the inference engine called `name`, and say why it was chosen.
 
     Args:
-        name: one of `NAMES`; "auto" takes the fastest that is installed and can be used.
+        name: one of `NAMES`; "auto" picks the fastest one that is installed and usable.
         threads: CPU threads per operation; by default the engine decides.
-        precision: one of `PRECISIONS`; "auto" takes the fastest that is accurate.
+        precision: one of `PRECISIONS`; "auto" picks the fastest accurate one.
         accurate: precisions in which the model was found accurate at export.
-        bundle: what is to be run; without it, "auto" takes a CPU.
-        graphs: those of its graphs that may be run.
-        device: "cpu", "cuda" or, with the number of a GPU, "cuda:1"; by default the engine's
-            first, and for "auto" any.
+        bundle: the bundle to run; without it, "auto" picks a CPU.
+        graphs: the graphs of the bundle that may be run.
+        device: "cpu", "cuda", or "cuda:1" for the second GPU; by default the engine's first device,
+            and any device for "auto".
 
     Returns:
-        the engine and, in a few words, the reason for it, and why not a faster one.
+        the engine and, in a few words, why it was chosen over faster ones.
 
     Raises:
         BackendError: no such engine, device or precision, or the engine is not installed or cannot
@@ -81,12 +81,12 @@ def _open(
 def _fastest(
     options: Options, bundle: Bundle | None, graphs: Sequence[Graph], kind: str | None
 ) -> tuple[Backend, str]:
-    """A GPU where the bundle or the installation is made for one, else a CPU."""
+    """A GPU if the bundle or the installation is made for one, else a CPU."""
     refused = []
     if bundle and options.precision == "auto" and kind != "cpu":
         built = {engine.builder for engine in bundle.manifest.engines}
         for info in (info for info in BACKENDS.values() if info.device == "cuda"):
-            # What must be built beforehand is only there if the bundle has it.
+            # Prebuilt engines only exist if the bundle contains them.
             if info.name not in built if info.prebuilt else not info.is_installed():
                 continue
             try:

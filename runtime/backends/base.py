@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lpnsr.runtime.backends.session import Session
 
 ADVICE = "try another model or seed"
-"""What may help where values are not finite in the highest precision."""
+"""What may help if values are not finite even in the highest precision."""
 
 
 class BackendError(RuntimeError):
@@ -25,7 +25,7 @@ class BackendError(RuntimeError):
 
 
 class PrecisionError(BackendError):
-    """An engine has no higher precision than the one whose range did not suffice."""
+    """The range of a precision was too small, and the engine has no higher one."""
 
 
 class NotFiniteError(BackendError):
@@ -47,14 +47,14 @@ class Task:
 
     Attributes:
         picture: uint8 or uint16 (H, W, 3).
-        tiles: what it is cut into, row by row, each as large as the loaded graph's tile.
+        tiles: the tiles it is cut into, row by row, each the size of the loaded graph's tile.
         scale: factor between the sides of input and output.
         seed: of the picture's noise.
-        draws: how many draws of it there are; the others are zero.
-        color_fix: whether the large-scale colours are those of the picture.
+        draws: number of noise draws that are made; the remaining ones are zero.
+        color_fix: whether to take the large-scale colours from the picture.
         dtype: of the result: uint8 or uint16, where -1 becomes 0 and 1 the largest value, or
             float32.
-        report: called with the number of tiles that are done.
+        report: called with the number of finished tiles.
     """
 
     picture: np.ndarray
@@ -71,16 +71,16 @@ class Backend(Protocol):
     """An inference engine on one device; loads graphs."""
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:
-        """Make a graph ready to run; others that are loaded stay so.
+        """Make a graph ready to run; graphs loaded before stay loaded.
 
         Raises:
             BackendError: the engine cannot load the graph.
-            MemoryError: the device's or the machine's memory does not suffice.
+            MemoryError: the device or the machine has too little memory.
             BundleError: the graph is not what the bundle's manifest says.
         """
 
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
-        """See, without loading them, that these graphs can be run.
+        """Check that these graphs can be run, without loading them.
 
         Raises:
             BackendError: one cannot.

@@ -14,11 +14,11 @@ from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine
 
 BUILDERS = ("tensorrt", "tensorrt-rtx")
-"""Packages that build and run engines, the preferred first."""
+"""Packages that build and run engines, the preferred one first."""
 
 
 class EngineError(BackendError):
-    """A bundle has no engine that can be used here; says which command builds one."""
+    """A bundle has no engine that can be used here; the message says how to build one."""
 
 
 def import_builder(name: str) -> ModuleType:
@@ -36,7 +36,7 @@ def import_builder(name: str) -> ModuleType:
 
 
 def create_log(trt: ModuleType) -> Any:
-    """A logger that prints nothing and keeps the errors.
+    """A logger that keeps errors and prints nothing.
 
     Its method `fail(what)` returns a `BackendError`, or a `MemoryError` where memory has run out,
     with the first error since the last call.
@@ -115,7 +115,7 @@ def read(bundle: Bundle, engine: Engine) -> bytes:
 
 @contextmanager
 def written(file: Path) -> Iterator[Path]:
-    """A hidden file beside `file`, which takes its place in the end if all goes well."""
+    """A hidden file beside `file` that replaces it at the end if there was no error."""
     partial = file.with_name(f".{file.name}.lpnsr-partial")
     partial.touch()  # what cannot be written is known before the work
     try:

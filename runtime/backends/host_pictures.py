@@ -1,4 +1,4 @@
-"""Whole pictures on the host: it cuts, blends and corrects what an engine computes tile by tile."""
+"""Whole pictures on the host, which cuts and blends the tiles that an engine computes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bands(session: Session, task: Task) -> Generator[np.ndarray, None, None]:
     step = _step(size[1])
     for top in range(0, size[0], step):
         bottom = min(top + step, size[0])
-        # The halo makes the band's correction equal to that of the whole picture.
+        # With the halo, the correction of a band equals that of the whole picture.
         halo = color.HALO if task.color_fix else 0
         above, below = max(top - halo, 0), min(bottom + halo, size[0])
         sr = raw.take(above * scale, below * scale)

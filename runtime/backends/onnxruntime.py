@@ -97,7 +97,7 @@ class OnnxRuntime(Backend):
 
 
 class OnnxRuntimeSession(Session):
-    """A graph on the CPU; ONNX Runtime's own sessions are safe from several threads."""
+    """A graph on the CPU; ONNX Runtime's own sessions are thread-safe."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class OnnxRuntimeSession(Session):
         return self._parts[stage.file].run(stage.outputs, values)
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same: the CPU computes in the precision that the graph asks for."""
+        """The same as `run`: the CPU computes in the precision that the graph asks for."""
         return self.run(lr, noise)
 
 
@@ -139,6 +139,6 @@ def raise_failure(error: Exception) -> NoReturn:
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """ONNX Runtime has no error type of its own for exhausted memory, only these words."""
+    """Detect exhausted memory: ONNX Runtime has no error type for it, only these words."""
     if re.search(r"bad.?alloc|failed to allocate|out of memory", str(error), re.IGNORECASE):
         raise MemoryError(f"ONNX Runtime: {error}") from error

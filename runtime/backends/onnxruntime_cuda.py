@@ -35,8 +35,8 @@ def is_installed() -> bool:
 class OnnxRuntimeCuda(OnnxRuntime):
     """Runs a bundle's ONNX graph as it is, on a GPU, in the precision that it asks for.
 
-    Input and output stay at the same place on the GPU, so that the work is captured once in a CUDA
-    graph and replayed.
+    Inputs and outputs keep their addresses on the GPU, so that the work can be captured once in a
+    CUDA graph and replayed.
 
     Args:
         device: number of the GPU.
@@ -105,7 +105,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
 
 class _CudaSession(Session):
-    """A graph on the GPU; one batch after the other, as all of them use the same memory there."""
+    """A graph on the GPU; runs one batch at a time, since all use the same memory there."""
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ class OpenVino(Backend):
 
 
 class _OpenVinoSession(Session):
-    """A compiled graph; one batch after the other, each on all threads of the processor."""
+    """A compiled graph; runs one batch at a time, each on all threads."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _OpenVinoSession(Session):
             return self._run(self._parts, lr, noise)
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same in fp32, for which the graph is compiled when first asked for."""
+        """The same in fp32; the graph is compiled for it on first use."""
         with self._lock:
             self._precise = self._precise or self._compiled("fp32")
             return self._run(self._precise, lr, noise)
@@ -195,12 +195,12 @@ def _check(model: ov.Model, path: Path, expected: dict[str, tuple[int, ...]]) ->
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """OpenVINO has no error type of its own for exhausted memory, only these words."""
+    """Detect exhausted memory: OpenVINO has no error type for it, only these words."""
     if re.search(r"bad.?alloc|allocat|out of memory|not enough memory", str(error), re.IGNORECASE):
         raise MemoryError(f"OpenVINO: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    """OpenVINO's messages go on with places in its source."""
+    """The message proper; OpenVINO surrounds it with places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -11,18 +11,17 @@ from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, Graph
 
 _COPIES = 4
-"""Bytes of a session for each byte of its files: weights, repacked for the engine and shared by
-operations that want them in other orders."""
+"""Bytes of a session per byte of its files: engines keep repacked copies of the weights."""
 
 _PIXEL = 2**15
-"""Bytes of a session for each input pixel of a batch."""
+"""Bytes of a session per input pixel of a batch."""
 
 
 def estimate(bundle: Bundle, graph: Graph) -> int:
-    """Bytes that a graph takes once it is loaded and has run.
+    """Estimate the bytes that a graph takes once it is loaded and has run.
 
-    Four times its files plus 32 KiB for each input pixel of a batch. Engines differ: on a CPU, the
-    built-in model and the full-size one were found to take half as much to twice as much.
+    The estimate is four times the size of its files plus 32 KiB per input pixel of a batch. On a
+    CPU, ONNX Runtime and OpenVINO take between half and a little over twice as much.
     """
     names = {name for file in graph.files for name in bundle.sources(file)}
     files = sum((bundle.path / name).stat().st_size for name in names)
@@ -49,13 +48,13 @@ class _Entry:
 class SessionPool:
     """Loads each graph once and keeps it as long as the limit allows.
 
-    The least recently used graph goes first. One that is in use never goes: if those in use alone
-    exceed the limit, it is exceeded.
+    The least recently used graph is dropped first. Graphs in use are never dropped, even if they
+    alone exceed the limit.
 
     Args:
         load: loads a graph.
-        measure: bytes that a graph takes.
-        limit: bytes that all may take together.
+        measure: estimates the bytes that a graph takes.
+        limit: most bytes that all graphs may take together.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class SessionPool:
 
     @contextmanager
     def use(self, graph: Graph) -> Iterator[Session]:
-        """The graph, loaded, for as long as the context is open.
+        """Keep a graph loaded while the context is open.
 
         Raises:
             ValueError: the pool is closed.
@@ -108,13 +107,13 @@ class SessionPool:
             self._trim(0)
 
     def close(self) -> None:
-        """Drop all graphs, those in use once they no longer are, and load no more."""
+        """Drop all graphs, as soon as they are no longer in use, and refuse to load any more."""
         with self._lock:
             self._closed = True
             self._trim()
 
     def _trim(self, limit: int | None = None) -> None:
-        """Drop what is not in use, the least recently used first, until the limit is kept."""
+        """Drop unused graphs, the least recently used first, to keep within the limit."""
         if limit is None:
             limit = 0 if self._closed else self._limit
         total = sum(entry.size for entry in self._entries.values())

@@ -1,7 +1,7 @@
-"""The table of inference engines: what they are called, what they can do, where their code is.
+"""The table of inference engines: their names, what they can do, and where their code is.
 
 To add one, write a file in this folder with a class derived from `Backend` and the functions
-`create(name, options)` and `is_installed()`, import the engine inside them only, and add a line to
+`create(name, options)` and `is_installed()`, import the engine only inside them, and add a line to
 `BACKENDS` and an extra to `pyproject.toml`.
 """
 
@@ -18,7 +18,7 @@ from lpnsr.runtime.bundle import TOPOLOGIES, Manifest
 
 @dataclass(frozen=True)
 class Options:
-    """What an engine is asked for.
+    """What to ask of an engine.
 
     Attributes:
         threads: CPU threads per operation; None lets the engine decide.
@@ -42,10 +42,10 @@ class BackendInfo:
         label: in messages and tables.
         module: its file in this folder.
         device: the kind of device that it runs on, "cpu" or "cuda".
-        precisions: what it can be asked to compute in; nothing if the bundle alone decides.
-        stored: precisions of a bundle's networks that it can run.
-        topologies: topologies of bundles that it can run.
-        prebuilt: whether it runs engines in the bundle, built for one kind of GPU beforehand.
+        precisions: the precisions it can be asked for; none if the bundle alone decides.
+        stored: the precisions of networks in a bundle that it can run.
+        topologies: the topologies of bundles that it can run.
+        prebuilt: whether it needs engines in the bundle that were built for the GPU beforehand.
     """
 
     name: str
@@ -58,7 +58,7 @@ class BackendInfo:
     prebuilt: bool = False
 
     def open(self, options: Options) -> Backend:
-        """The engine itself.
+        """Create the engine.
 
         Raises:
             BackendError: it is not installed or cannot be used here.
@@ -66,24 +66,24 @@ class BackendInfo:
         return self._code().create(self.name, options)
 
     def is_installed(self) -> bool:
-        """Whether its package is installed, as far as that is known without importing it."""
+        """Whether its package is installed."""
         return self._code().is_installed()
 
     def _code(self) -> ModuleType:
         return import_module(f"lpnsr.runtime.backends.{self.module}")
 
     def limit(self, manifest: Manifest) -> str | None:
-        """What keeps it from running a bundle, or None."""
+        """Why it cannot run a bundle; None if it can."""
         if manifest.topology not in self.topologies:
             return f"{self.label} runs {self.topologies[0]} bundles only"
         beyond = sorted(set(manifest.precision.values()) - set(self.stored))
         return f"{self.label} does not compute in {beyond[0]}" if beyond else None
 
     def check_bundle(self, manifest: Manifest) -> None:
-        """Refuse a bundle that it cannot run.
+        """Refuse a bundle that the engine cannot run.
 
         Raises:
-            BackendError: says what can run it, and which export would help.
+            BackendError: the message says what can run it, and which export would help.
         """
         limit = self.limit(manifest)
         if not limit:
@@ -98,10 +98,10 @@ class BackendInfo:
         raise BackendError(f"{limit}; {use}export the bundle with {option}")
 
     def check_precision(self, precision: str) -> None:
-        """Refuse to be asked for a precision that it has not.
+        """Refuse a precision that the engine cannot be asked for.
 
         Raises:
-            BackendError: says which it has, or what has this one.
+            BackendError: the message says what to ask for instead.
         """
         if precision in ("auto", *self.precisions):
             return
@@ -148,4 +148,4 @@ BACKENDS = {
         ),
     )
 }
-"""Name -> engine; on equal terms, those that come first are preferred."""
+"""Name -> engine; all else being equal, the first one is preferred."""

@@ -13,7 +13,7 @@ from lpnsr.runtime.bundle import Bundle, Graph
 
 
 class Session(ABC):
-    """One graph in an inference engine; several threads may use it at the same time.
+    """One graph in an inference engine, safe to use from several threads at the same time.
 
     Args:
         bundle: of the graph.
@@ -40,13 +40,13 @@ class Session(ABC):
 
         Raises:
             BackendError: the engine fails.
-            MemoryError: the device's or the machine's memory does not suffice.
+            MemoryError: the device or the machine has too little memory.
         """
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
 
-        Called when `run` gives values that are not finite.
+        Called when `run` returns values that are not finite.
 
         Raises:
             PrecisionError: the engine has no higher precision; says what may help.

@@ -71,10 +71,10 @@ class TensorRt(Backend):
             raise self._log.fail(f"{builder} cannot start") from error
 
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
-        """See that there are engines of all these graphs for this GPU.
+        """Check that there are engines of all these graphs for this GPU.
 
         Raises:
-            EngineError: one is missing, stale or foreign; says which command builds it.
+            EngineError: one is missing, stale or foreign; the message says how to build it.
         """
         for file in (file for graph in graphs for file in graph.files):
             self._find(bundle, file)
@@ -111,7 +111,7 @@ class TensorRt(Backend):
         return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:
-        """Let the runtime look at an engine's head, where it says for what it was built."""
+        """Let the runtime check the engine's header, which says what it was built for."""
         if not hasattr(self._runtime, "get_engine_validity"):
             return  # TensorRT says so when it loads
         validity, diagnostics = self._runtime.get_engine_validity(plan[:64])
@@ -127,7 +127,7 @@ class TensorRt(Backend):
     def _check_tensors(
         self, manifest: Manifest, graph: Graph, parts: Mapping[str, LoadedEngine]
     ) -> None:
-        """See that the engines have the tensors that the manifest promises.
+        """Check that the engines have the tensors that the manifest promises.
 
         Raises:
             BundleError: they have others.
@@ -153,8 +153,8 @@ class TensorRt(Backend):
 class TensorRtSession(Session):
     """A graph's engines on the GPU.
 
-    Batches and pictures of several threads take turns: a lock is held while work is queued, and the
-    order in the stream does the rest.
+    Batches and pictures of several threads take turns: work is queued under a lock, and the stream
+    runs it in that order.
 
     Args:
         bundle: of the graph.
@@ -179,7 +179,7 @@ class TensorRtSession(Session):
     ) -> None:
         super().__init__(bundle, graph)
         self._parts, self._device, self._builder = parts, device, builder
-        # The same thread may come again: what is told of progress may upscale.
+        # Reentrant, because a progress callback may upscale, too.
         self._lock = RLock()
         stream = device.create_stream()
         size = max(1, *(part.scratch for part in parts.values()))
@@ -218,13 +218,13 @@ class TensorRtSession(Session):
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Be the only thread that queues work, with the GPU current in it."""
+        """Be the only thread that queues work, with the GPU as its current device."""
         with self._lock, cuda_errors(f"{self._builder} fails"):
             self._device.set_current()
             yield
 
     def _advice(self) -> str:
-        """What may help where numbers went out of range."""
+        """What may help if numbers are out of range."""
         if set(self.manifest.precision.values()) <= {"fp32"}:
             return ADVICE
         return (

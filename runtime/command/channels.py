@@ -1,4 +1,4 @@
-"""What passes between the threads of a run: pictures in bands, and room in memory for them."""
+"""How the threads of a run pass on pictures, band by band, and share memory for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _END, _DROP = object(), object()
 
 
 class Dropped(Exception):
-    """The rest of a picture will not come."""
+    """The rest of a picture will not arrive."""
 
 
 class Channel:
@@ -27,7 +27,7 @@ class Channel:
         self._ended = False
 
     def send(self, bands: Iterable[np.ndarray]) -> None:
-        """Send a whole picture, or, on an error, tell the other side to drop it."""
+        """Send a whole picture or, on an error, tell the receiver to drop it."""
         last = _DROP
         try:
             for band in bands:
@@ -47,7 +47,7 @@ class Channel:
         self._ended = True
 
     def drain(self) -> None:
-        """Let the sender go on, whatever it still has to send."""
+        """Discard whatever the sender still has to send, so that it does not block."""
         self._unwanted.set()
         while not self._ended:
             band = self._queue.get()
@@ -55,7 +55,7 @@ class Channel:
 
 
 class Timed:
-    """Iterates over something and measures how long that takes."""
+    """Iterates over something and measures the time that this takes."""
 
     def __init__(self, inner: Iterable[np.ndarray]) -> None:
         self._inner = iter(inner)
@@ -73,7 +73,7 @@ class Timed:
 
 
 class Room:
-    """Bounds the memory of the pictures that are decoded and not yet upscaled."""
+    """Limits the memory of pictures that are decoded but not yet upscaled."""
 
     def __init__(self, pixels: int) -> None:
         self._limit = pixels
@@ -82,7 +82,7 @@ class Room:
         self._closed = False
 
     def enter(self, job: Job, pixels: int) -> None:
-        """Wait until there is room for this many pixels, or nobody else inside."""
+        """Wait until there is room for this many pixels, or until all other pictures have left."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (

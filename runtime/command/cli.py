@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
                 _comment(outcome, args.debug)
                 pictures.update()
         finally:
-            # They are known in any order and told in that of the inputs.
+            # They arrive in any order, but are reported in that of the inputs.
             place = {job: number for number, job in enumerate(todo)}
             outcomes.sort(key=lambda outcome: place[outcome.job])
             if args.report:
@@ -149,7 +149,7 @@ def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
 
 @contextmanager
 def _signals() -> Iterator[tuple[Event, list[int]]]:
-    """Let Ctrl-C and SIGTERM end the run in order: sets an event, lists the signals."""
+    """Let Ctrl-C and SIGTERM end the run in an orderly way: sets an event, lists the signals."""
     stop, received = Event(), []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -166,7 +166,7 @@ def _signals() -> Iterator[tuple[Event, list[int]]]:
 
 @contextmanager
 def _quiet_decoders() -> Iterator[None]:
-    """Keep decoders' logs and libraries written in C, which comment on damage, off stderr."""
+    """Silence loggers and C libraries that comment on damaged pictures on stderr."""
     for name in ("PIL", "tifffile"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     sys.stderr.flush()
@@ -186,7 +186,7 @@ def _quiet_decoders() -> Iterator[None]:
 
 
 class _Tiles:
-    """A progress bar over the tiles of the picture in work."""
+    """A progress bar over the tiles of the current picture."""
 
     def __init__(self, bar: tqdm) -> None:
         self._bar = bar
@@ -211,7 +211,7 @@ def _bars(pictures: int) -> Iterator[tuple[tqdm, _Tiles]]:
 
 
 def _comment(outcome: Outcome, debug: bool) -> None:
-    """Say what went wrong with a picture or got lost."""
+    """Report what went wrong with a picture or was lost."""
     if outcome.cause:
         _explain(outcome.cause, debug, outcome)
     elif outcome.lost:

@@ -1,4 +1,4 @@
-"""Works out, before anything is computed, which picture goes to which file."""
+"""Decides, before anything is computed, which picture goes to which file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lpnsr.runtime.pictures.images import SUFFIXES
 
 
 class JobError(ValueError):
-    """The inputs and the output do not make a run."""
+    """The inputs and the output do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Naming:
-    """How pictures are found and their outputs called.
+    """How pictures are found and their outputs named.
 
     Attributes:
         suffixes: of the output format; the first is given to files in an output folder.
@@ -180,7 +180,7 @@ def _named(sources: Sequence[tuple[Path, Path]], output: Path, naming: Naming) -
 
 
 def _folded(path: Path) -> str:
-    """Equal for names that macOS and Windows take for the same."""
+    """Equal for names that macOS and Windows consider the same."""
     return str(path).casefold()
 
 

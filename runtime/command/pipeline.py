@@ -26,39 +26,39 @@ from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 _WRITERS = 2
-"""Pictures that are encoded at once."""
+"""Pictures that are encoded at the same time."""
 
 _UNWRITTEN = 2
 """Pictures that may wait to be encoded."""
 
 _PATIENCE = 0.1
-"""Seconds between looks at whether the run is to stop."""
+"""Seconds between checks for whether to stop."""
 
 _AHEAD = 8
-"""Pictures that may be decoded before their turn."""
+"""Pictures that may be decoded ahead of time."""
 
 _PIXELS = 2**25
-"""Pixels that the decoded pictures may have together; a larger picture is alone."""
+"""Most pixels of all decoded pictures together; a larger picture must be the only one."""
 
 _BULKY = 2**29
 """Bytes that an encoder may hold while the next picture is upscaled."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Failures to write that the next picture would meet too."""
+"""Write errors that the next picture would meet, too."""
 
 
 @dataclass
 class Outcome:
-    """What became of one picture.
+    """The outcome of one picture.
 
     Attributes:
         job: the picture.
         error: why it failed, one line; None if its output is written.
         cause: the exception behind `error`.
-        lost: what the output lacks, such as "16-bit depth".
+        lost: what the output could not keep, such as "16-bit depth".
         input_size: (height, width) of the input.
         output_size: (height, width) of the output.
-        seconds: stage name -> time that it worked on this picture.
+        seconds: stage name -> time that it spent on this picture.
         sha256: of the output file.
     """
 
@@ -73,22 +73,22 @@ class Outcome:
 
 
 class PipelineError(RuntimeError):
-    """The run cannot begin."""
+    """The run cannot start."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Upscales many pictures without letting the model wait for decoding or encoding.
+    """Upscales many pictures without keeping the model waiting for decoding or encoding.
 
     Attributes:
         upscaler: the model.
         recipe: what is done to each picture.
         kind: the format of the output files.
         quality: of lossy formats, 1 to 100.
-        say: called with what the user should know, once for each message.
-        progress: called with the job and the numbers of its tiles done and of tiles in all. Like
-            `say`, it is called in a thread of the pipeline.
-        stop: once set, the picture in work is dropped and no other is begun.
+        say: called with messages for the user, each of them once.
+        progress: called with the job, its number of finished tiles and its number of tiles. Like
+            `say`, it is called from a thread of the pipeline.
+        stop: once set, the picture in progress is dropped and no other is started.
     """
 
     upscaler: Upscaler
@@ -100,14 +100,14 @@ class Pipeline:
     stop: Event
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Upscale pictures; yields what became of each as soon as it is known.
+        """Upscale pictures and yield the outcome of each as soon as it is known.
 
-        The jobs may come one by one, such as from a queue; pictures that are there are upscaled
-        while others are waited for. The run ends early if `stop` is set or the disk is full; the
-        pictures left out then are not yielded, and nothing of them remains.
+        Jobs may arrive one by one, for example from a queue: pictures are upscaled while others are
+        still to come. The run ends early if `stop` is set or the disk is full. Pictures that are
+        skipped then are not yielded and leave no files behind.
 
         Raises:
-            PipelineError: the system has no threads to give.
+            PipelineError: the system refuses to start threads.
             BackendError: the engine fails, whatever the picture.
             BundleError: the graph is not what the bundle's manifest says.
         """
@@ -123,9 +123,9 @@ class Pipeline:
 
 
 class _Line:
-    """The threads of one run: one reads, one upscales, some write.
+    """The threads of one run: one reads, one upscales, two write.
 
-    Pictures go from queue to queue; None ends each of them.
+    Pictures move from queue to queue; None marks the end of each queue.
     """
 
     def __init__(self, pipeline: Pipeline, jobs: Iterable[Job]) -> None:
@@ -148,7 +148,7 @@ class _Line:
         """Start all threads.
 
         Raises:
-            PipelineError: the system has none to give.
+            PipelineError: the system refuses.
         """
         try:
             for thread in (*self._writers, self._reader, self._computer):
@@ -157,15 +157,15 @@ class _Line:
             for _ in self._writers:
                 self._unwritten.put(None)
             raise PipelineError(
-                f"the system has no thread to give ({error}); end other programs, or raise the "
-                "limit of processes (ulimit -u)"
+                f"the system refuses to start threads ({error}); close other programs or raise the "
+                "process limit (ulimit -u)"
             ) from error
 
     def outcomes(self) -> Iterator[Outcome]:
-        """What became of each picture, as it is known.
+        """Yield the outcome of each picture as it becomes known.
 
         Raises:
-            BaseException: whatever ended the run.
+            BaseException: the error that ended the run.
         """
         writing, failure = len(self._writers), None
         while writing:
@@ -180,14 +180,14 @@ class _Line:
             raise failure
 
     def stop(self) -> None:
-        """Begin no other picture and drop the one that is upscaled."""
+        """Start no other picture and drop the one being upscaled."""
         self._stopped.set()
         self._room.close()
 
     def end(self) -> None:
-        """Stop, and wait until nothing is upscaled or written any more."""
+        """Stop, and wait until nothing is being upscaled or written any more."""
         self.stop()
-        # The reader is not waited for: it may itself be waiting for a job that never comes.
+        # Do not wait for the reader: it may be waiting for a job that never arrives.
         for thread in (self._computer, *self._writers):
             if thread.ident is not None:
                 thread.join()
@@ -210,7 +210,7 @@ class _Line:
         self._put(None)
 
     def _put(self, item: tuple[Outcome, Picture | Exception] | None) -> bool:
-        """Hand on what was read; False if nobody wants it any more."""
+        """Pass on what was read; False if the run is stopping."""
         while not self._is_stopped():
             with suppress(Full):
                 self._read.put(item, timeout=_PATIENCE)
@@ -220,7 +220,7 @@ class _Line:
     def _decoded(self, outcome: Outcome) -> Picture:
         header = images.probe(outcome.job.source)
         self._room.enter(outcome.job, header.size[0] * header.size[1])
-        self._refuse_too_large(header)  # now that a large one before it has left its memory
+        self._refuse_too_large(header)  # now that a large one before it has freed its memory
         start = time.perf_counter()
         picture = images.read(outcome.job.source)
         outcome.seconds["decode"] = time.perf_counter() - start
@@ -243,7 +243,7 @@ class _Line:
                     self._unwritten.join()
                 self._room.leave(outcome.job)
         except _Stopped:
-            pass  # what is computed is still written
+            pass  # pictures that are computed are still written
         except BaseException as error:
             self._done.put(error)
         finally:
@@ -252,19 +252,19 @@ class _Line:
                 self._unwritten.put(None)
 
     def _next(self) -> tuple[Outcome, Picture | Exception] | None:
-        """What was read next; None after the last."""
+        """The next picture that was read; None after the last one."""
         while not self._is_stopped():
             with suppress(Empty):
                 return self._read.get(timeout=_PATIENCE)
         raise _Stopped
 
     def _is_bulky(self, outcome: Outcome) -> bool:
-        """Whether the encoder holds so much that the next picture should wait for it."""
+        """Whether the encoder holds so much memory that the next picture should wait for it."""
         height, width = outcome.output_size or (0, 0)
         return self._pipeline.kind.held * height * width > _BULKY
 
     def _compute(self, outcome: Outcome, picture: Picture | Exception) -> None:
-        """Upscale one picture and let it be written, or say why not."""
+        """Upscale one picture and pass it to a writer, or report why that failed."""
         try:
             if isinstance(picture, Exception):
                 raise picture
@@ -330,7 +330,7 @@ class _Line:
     def _write(
         self, outcome: Outcome, channel: Channel, spec: OutputSpec, computing: Timed
     ) -> Outcome | None:
-        """What became of a picture; None if it was dropped."""
+        """Write a picture; returns its outcome, or None if it was dropped."""
         bands, start = Timed(channel), time.perf_counter()
         target = outcome.job.target
         try:
@@ -352,4 +352,4 @@ def _is_fatal(outcome: Outcome) -> bool:
 
 
 class _Stopped(Exception):
-    """The run is to end."""
+    """The run is stopping."""

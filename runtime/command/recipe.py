@@ -19,15 +19,15 @@ ALPHA = ("bicubic", "model")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to every picture of a run.
+    """What to do with every picture of a run.
 
     Attributes:
         seed: of the noise, 0 to 2**64 - 1.
         deterministic: use only the mean of the predicted noise.
         color_fix: take the large-scale colors from the input.
-        alpha: what enlarges transparency, one of `ALPHA`.
+        alpha: how transparency is enlarged, one of `ALPHA`.
         scale: factor between the sides of input and output, at most the model's.
-        max_side: most pixels of the output's longer side, None for any number.
+        max_side: most pixels of the output's longer side; None for no limit.
     """
 
     seed: int = 0
@@ -58,8 +58,8 @@ class Recipe:
         Args:
             upscaler: the model.
             picture: the input.
-            channels: of the output: as many as the input has, or without its alpha; then it is
-                laid on white.
+            channels: of the output: those of the input, or without its alpha, which is then
+                composed with white.
             dtype: of the output, uint8 or uint16.
             progress: see `Upscaler.upscale`.
             layout: see `Upscaler.bands`.

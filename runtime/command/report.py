@@ -1,4 +1,4 @@
-"""The account of a run that a program can read."""
+"""A machine-readable report of a run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lpnsr.runtime.pictures.formats import replacing
 def write(
     path: Path, run: dict[str, Any], outcomes: Sequence[Outcome], skipped: Sequence[Job]
 ) -> None:
-    """Write the account as JSON.
+    """Write the report as JSON.
 
     Args:
         path: the file, replaced if it exists.
-        run: what holds for every picture: seed, model, backend.
-        outcomes: what became of each picture.
-        skipped: pictures whose output existed.
+        run: what applies to every picture: seed, model, backend.
+        outcomes: the outcome of each picture.
+        skipped: pictures whose output already existed.
 
     Raises:
         OSError: the file cannot be written.

@@ -248,7 +248,7 @@ def test_without_threads_there_is_one_line(here, run, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", exhausted)
     code, errors = run("a.png", "-o", "out")
     assert code == 2
-    assert errors[-1].startswith("lpnsr-run: the system has no thread to give (can't start new")
+    assert errors[-1].startswith("lpnsr-run: the system refuses to start threads (can't start")
     assert files(here) == ["a.png"]
 
 

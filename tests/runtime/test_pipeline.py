@@ -282,6 +282,8 @@ def test_without_threads_a_run_does_not_begin(tmp_path, model, monkeypatch, spar
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", exhausted)
-    with pytest.raises(PipelineError, match=r"no thread to give .*can't start new thread.*ulimit"):
+    with pytest.raises(
+        PipelineError, match=r"refuses to start threads .*can't start new thread.*ulimit"
+    ):
         list(start(model, todo))
     assert not (tmp_path / "out").exists()
