@@ -1,8 +1,9 @@
 """Builds engines of ONNX graphs with TensorRT or TensorRT-RTX.
 
-Polygraphy's loaders read the graph, configure the builder, build, and keep its timings. Here is
-what they lack: orders checked before the work, compute capabilities of GPUs that are elsewhere, one
-number for the progress of a build, errors of one line.
+Polygraphy's loaders read the graph, configure the builder and build. Here is what they lack: orders
+checked before the work, compute capabilities of GPUs that are elsewhere, one number for the
+progress of a build, errors of one line. Timings are kept here too: polygraphy adds them to those of
+any other GPU that are in the file, and writes it in place.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from importlib.util import find_spec
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from lpnsr.kernels import cuda
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.backends.engine_files import failure, import_builder
+from lpnsr.runtime.backends.engine_files import failure, import_builder, written
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of the engine is done, 0 to 1."""
@@ -120,24 +121,44 @@ def build(onnx: Path, wanted: Order, progress: Progress) -> Any:
         MemoryError: memory does not suffice.
     """
     trt, loaders = import_builder(wanted.builder), _loaders(wanted.builder)
+    monitor = _monitor(trt, progress)  # to be kept as long as the builder uses it
     # A version without this flag knows no other networks.
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    cache = wanted.timing_cache and str(wanted.timing_cache)
-    config = loaders.CreateConfig(
-        # Float32 means float32, not 10 bits of it: the search for codes decides near-ties.
-        tf32=False,
-        profiles=[],  # shapes are static
-        profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
-        builder_optimization_level=wanted.level,
-        progress_monitor=_monitor(trt, progress),
-        load_timing_cache=cache,
-    )
-    if supported(trt) is not None:
-        config = loaders.PostprocessConfig(config, _choose_gpus(trt, wanted.gpus))
+    # What the parser's errors amount to is logged last.
     with _one_line(f"{wanted.builder} cannot read {onnx}", last=True):
-        network = loaders.network_from_onnx_path(str(onnx), strongly_typed=typed)
-    with _one_line(f"{wanted.builder} cannot build {onnx.name}"):
-        return loaders.engine_bytes_from_network(network, config, save_timing_cache=cache)
+        builder, network, _ = parsed = loaders.network_from_onnx_path(
+            str(onnx), strongly_typed=typed
+        )
+    failing = _one_line(f"{wanted.builder} cannot build {onnx.name}")
+    with failing, _known_timings(wanted.timing_cache) as known:
+        config = loaders.create_config(
+            builder,
+            network,
+            # Float32 means float32, not 10 bits of it: the search for codes decides near-ties.
+            tf32=False,
+            profiles=[],  # shapes are static
+            profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
+            builder_optimization_level=wanted.level,
+            progress_monitor=monitor,
+            load_timing_cache=known,
+        )
+        if supported(trt) is not None:
+            _choose_gpus(trt, config, wanted.gpus)
+        plan = loaders.engine_bytes_from_network(parsed, config)
+    if wanted.timing_cache:
+        with written(wanted.timing_cache) as partial:
+            partial.write_bytes(config.get_timing_cache().serialize())
+    return plan
+
+
+@contextmanager
+def _known_timings(file: Path | None) -> Iterator[BinaryIO | None]:
+    """Open the timings of earlier builds; polygraphy leaves a lock beside what it opens itself."""
+    if file and file.is_file():
+        with file.open("rb") as stream:
+            yield stream
+    else:
+        yield None
 
 
 def _loaders(builder: str) -> ModuleType:
@@ -160,28 +181,24 @@ def _loaders(builder: str) -> ModuleType:
     return trt
 
 
-def _choose_gpus(trt: ModuleType, gpus: Sequence[str]) -> Callable[[Any, Any, Any], None]:
-    """What lets a configuration be for these GPUs."""
-
-    def choose(_builder: Any, _network: Any, config: Any) -> None:
-        config.num_compute_capabilities = len(gpus)
-        for index, gpu in enumerate(gpus):
-            name = f"SM{gpu.removeprefix('sm_')}"
-            config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
-
-    return choose
+def _choose_gpus(trt: ModuleType, config: Any, gpus: Sequence[str]) -> None:
+    """Let the engine be for these GPUs."""
+    config.num_compute_capabilities = len(gpus)
+    for index, gpu in enumerate(gpus):
+        name = f"SM{gpu.removeprefix('sm_')}"
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
 
 
 @contextmanager
 def _one_line(what: str, last: bool = False) -> Iterator[None]:
-    """Make one line of a failure: what failed and the first error logged, or else the last."""
+    """Make one line of a failure: what failed, and why, by the first or the last error logged."""
     from polygraphy.exception import PolygraphyException
 
     log, handler = logging.getLogger("Polygraphy"), BufferingHandler(capacity=10**6)
     log.addHandler(handler)
     try:
         yield
-    except (PolygraphyException, RuntimeError, TypeError) as error:  # the latter from TensorRT
+    except (PolygraphyException, RuntimeError, TypeError) as error:  # the two from TensorRT
         logged = [r.getMessage() for r in handler.buffer if r.levelno == logging.ERROR]
         errors = logged or [str(error)]
         raise failure(what, errors[::-1] if last else errors) from error
