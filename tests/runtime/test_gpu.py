@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from lpnsr.export.engines import building, command
+from lpnsr.export.engines import building, command, store
 from lpnsr.kernels import Step, cuda
 from lpnsr.runtime import backends, bundle
 from lpnsr.runtime.backends import engine_files, onnxruntime_cuda
@@ -185,6 +185,19 @@ def test_a_staged_chain_is_driven_as_on_a_cpu(order, tmp_path, captures):
     found = [session.run(*batch) for batch in values]
     pairs = zip(found, expected(opened, graph, values), strict=True)
     assert min(psnr(*pair) for pair in pairs) >= 80
+
+
+def test_timings_are_kept_for_the_next_build(order, tmp_path):
+    if order.builder != "tensorrt":
+        pytest.skip("it times nothing")
+    opened = Bundle.open(write_bundle(tmp_path / "toy", tiles=[(32, 32)], batches=[1, 2]))
+    wanted = dataclasses.replace(order, timing_cache=tmp_path / "timings")
+    sizes = []
+    for graph in opened.manifest.graphs:
+        opened, _ = store.add_engine(opened, graph.file, wanted, lambda phase, done: None)
+        sizes.append(wanted.timing_cache.stat().st_size)
+    assert 0 < sizes[0] < sizes[1]
+    assert {file.name for file in tmp_path.iterdir()} == {"toy", "timings"}
 
 
 def test_tensorrt_rtx_accepts_the_gpus_that_it_lists_and_no_others(gpu, tmp_path):
