@@ -76,12 +76,12 @@ def _methods(
         words = name.split(",")[0].replace("mixed", "f16").split()
         rate = next((rates[word] for word in words if word in rates), None)
         # The authors' vain calls and a graph without its rewrites are not counted.
-        odd = AUTHORS in name or TRACED in name or rate is None
+        odd = AUTHORS in name or TRACED in name
         cells = [
             spread(values),
             f"{authors / median(values):.2f}",
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
-            "-" if odd else f"{macs / median(values) / 1e9 / rate:.0%}",
+            "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
         if peaks:
             cells.append(_memory(result.starts.get(name)))
@@ -96,7 +96,7 @@ def _published(row: Published | None) -> str:
     return ", ".join(parts + ([row.parameters] if row.parameters else []))
 
 
-def _memory(start: Mapping[str, float | None] | None) -> str:
+def _memory(start: Mapping[str, Any] | None) -> str:
     if start is None:
         return "-"
     host = f"{start['memory'] / 1e9:.2f} GB"
