@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 COMMANDS = {
     "quick": "this machine with the built-in model, in every engine",
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _load(name: str, parser: argparse.ArgumentParser) -> object:
+def _load(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     try:
         return import_module(f"lpnsr.benchmarks.{name}")
     except ImportError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 from skimage.color import rgb2ycbcr
@@ -61,7 +62,7 @@ def perceptual() -> tuple[dict[str, Metric], dict[str, str]]:
     return there, lacking
 
 
-def _metric(network: Callable[..., object], full_reference: bool) -> Metric:
+def _metric(network: Callable[..., SupportsFloat], full_reference: bool) -> Metric:
     import torch
 
     def tensor(picture: np.ndarray) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ RESULTS = Path("benchmarks/results")
 MARKED = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 """What stands between two markers; the first names a file of `RESULTS`, without suffix."""
 
-Figures = Mapping[str, Any]
+Figures = dict[str, Any]
+Show = Callable[[Figures], str]
+Plot = Callable[[Figures, Path], None]
 
 
-def kinds(name: str) -> tuple[Callable[[Figures], str], Callable[[Figures], str], Callable | None]:
+def kinds(name: str) -> tuple[Show, Show, Plot | None]:
     """What shows the results `name` in the README, in full, and as a plot."""
     if name.startswith("stages_"):
         return stages.report, stages.report, plots.stages

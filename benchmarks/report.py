@@ -81,7 +81,7 @@ def _methods(
             spread(values),
             f"{authors / median(values):.2f}",
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
-            "-" if odd else f"{macs / median(values) / 1e9 / rate:.0%}",
+            "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
         if peaks:
             cells.append(_memory(result.starts.get(name)))
@@ -96,7 +96,7 @@ def _published(row: Published | None) -> str:
     return ", ".join(parts + ([row.parameters] if row.parameters else []))
 
 
-def _memory(start: Mapping[str, float | None] | None) -> str:
+def _memory(start: Mapping[str, Any] | None) -> str:
     if start is None:
         return "-"
     host = f"{start['memory'] / 1e9:.2f} GB"

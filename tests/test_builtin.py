@@ -1,7 +1,5 @@
-"""The built-in model: small, quick, better than bicubic, without seams."""
+"""The built-in model: small, better than bicubic, without seams."""
 
-import statistics
-import time
 import zlib
 from pathlib import Path
 
@@ -101,20 +99,6 @@ def test_tile_sizes_agree_on_a_photograph():
     value = psnr(*pictures)
     print(f"tile 64 against tile 128: {value:.1f} dB")
     assert value >= 35
-
-
-def test_a_tile_takes_at_most_0_4_seconds_on_two_cores():
-    upscaler = Upscaler.from_bundle(tile=(64, 64), threads=2)
-    small = lighthouse(64, 64)
-    upscaler.upscale(small)
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        upscaler.upscale(small)
-        seconds.append(time.perf_counter() - start)
-    print(f"64x64 tile: {statistics.median(seconds):.3f} s")
-    # The fastest of several runs, as other work on the machine only ever adds time.
-    assert min(seconds) <= 0.4
 
 
 def test_takes_at_most_12_megabytes_in_the_wheel():

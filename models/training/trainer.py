@@ -36,8 +36,10 @@ from lpnsr.models.training.losses import (
 from lpnsr.models.training.photos import Pair, PairCrops, to_tensor
 from lpnsr.models.training.stages import Stage
 
-COLUMNS = ("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator")
-COLUMNS += ("gradient", "learning_rate", "seconds")
+COLUMNS = (
+    *("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator"),
+    *("gradient", "learning_rate", "seconds"),
+)
 
 
 class Trainer:
@@ -165,28 +167,29 @@ class Trainer:
         started = time.monotonic()
         settings = self.settings
         lr, hr = (x.to(self.device) for x in self.data.batch(settings.batch, settings.crop))
-        judged = self.discriminator is not None and self.iteration >= settings.adversarial_start
+        judging = self.iteration >= settings.adversarial_start
+        discriminator = self.discriminator if judging else None
         perceptual = adversarial = judge = lr.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
             found, expected = self.stage.predict(lr, hr)
-            if self.perceptual is not None or judged:
+            if self.perceptual is not None or discriminator is not None:
                 picture = self.stage.picture(found).float()
-            if judged:
-                self.discriminator.requires_grad_(False)
-                adversarial = generator_loss(self.discriminator(picture).float())
+            if discriminator is not None:
+                discriminator.requires_grad_(False)
+                adversarial = generator_loss(discriminator(picture).float())
         pixel = self.pixel(found.float(), expected)
         if self.perceptual is not None:
             perceptual = self.perceptual(picture, hr).mean()
         loss = pixel + settings.perceptual * perceptual + settings.adversarial * adversarial
-        rate_now = self.scheduler.get_last_lr()[0]
+        rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
         self.average.update(self.network, self.iteration)
-        if judged:
-            self.discriminator.requires_grad_(True)
+        if discriminator is not None:
+            discriminator.requires_grad_(True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                verdicts = [self.discriminator(seen).float() for seen in (picture.detach(), hr)]
+                verdicts = [discriminator(seen).float() for seen in (picture.detach(), hr)]
             judge = discriminator_loss(*verdicts)
-            self._update(self.discriminator, self.judge_optimizer, self.judge_scheduler, judge)
+            self._update(discriminator, self.judge_optimizer, self.judge_scheduler, judge)
         terms = [value.item() for value in (loss, pixel, perceptual, adversarial, judge)]
         row = [self.iteration, *terms, gradient, rate_now, time.monotonic() - started]
         self.iteration += 1

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -126,26 +125,6 @@ def copying(gpu, shape):
         kernel.launch(stream, Step(state=1, prediction=0), "float32", shape, **tensors)
 
     return Replay(gpu, {"lr": shape, "noise": (1, *shape), "sr": shape}, enqueue)
-
-
-def test_a_large_picture_takes_little_longer_than_its_tiles(built):
-    folder, name = built
-    picture = np.tile(photo(512, 512), (3, 3, 1))
-    model = Upscaler.from_bundle(folder, backend=name)
-    tiles = []
-    model.upscale(picture[:512, :512])
-    started = time.perf_counter()
-    model.upscale(picture, progress=lambda done, total: tiles.append(total))
-    whole = time.perf_counter() - started
-    with model._sessions.use(model.layout(picture.shape[:2]).graph) as session:
-        replay = session.replay
-    started = time.perf_counter()
-    for _ in range(tiles[0]):
-        replay.queue()
-    replay.stream.sync()
-    alone = time.perf_counter() - started
-    print(f"{name}: {tiles[0]} tiles {alone:.2f} s alone, {whole:.2f} s as a picture")
-    assert whole < 1.15 * alone
 
 
 def test_exhausted_memory_is_a_memory_error(gpu):
