@@ -61,13 +61,16 @@ def _run(args: argparse.Namespace) -> int:
     kind = FORMATS[args.format or _format_of(args.output)]
     naming = Naming(kind.suffixes, args.suffix, args.pattern)
     replace = args.overwrite or args.skip_existing
-    planned = jobs.plan(args.inputs, args.output, naming, replace=replace, warn=_say)
+    plan = jobs.plan(args.inputs, args.output, naming, replace=replace, warn=_say)
+    planned = plan.jobs
     if args.report:
         jobs.check_report(args.report, planned)
     skipped = dict.fromkeys(job for job in planned if args.skip_existing and job.target.exists())
     todo = [job for job in planned if job not in skipped]
     if skipped:
         _say(f"{len(skipped)} of {len(planned)} pictures exist and are skipped")
+    for source, reason in plan.unread.items():
+        _say(f"{source} {reason}")
     outcomes: list[Outcome] = []
     with (
         nullcontext() if args.debug else _quiet_decoders(),
@@ -95,8 +98,9 @@ def _run(args: argparse.Namespace) -> int:
                 pictures.update()
         finally:
             if args.report:
-                report.write(args.report, _shared(args, upscaler), outcomes, list(skipped))
-    return _close(outcomes, len(todo), received)
+                shared = _shared(args, upscaler)
+                report.write(args.report, shared, outcomes, list(skipped), plan.unread)
+    return _close(outcomes, len(todo), len(plan.unread), received)
 
 
 def _format_of(output: Path) -> str:
@@ -120,13 +124,15 @@ def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
     }
 
 
-def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
+def _close(outcomes: Sequence[Outcome], asked: int, unread: int, received: list[int]) -> int:
     """Say how the run went; returns the exit code."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed and asked > 1:
         _say(f"{len(failed)} of {asked} pictures failed:")
         for outcome in failed:
             _say(f"  {_message(outcome.error, outcome.job)}")
+    if unread and asked + unread > 1:
+        _say(f"{unread} of {asked + unread} pictures are of kinds that are not read")
     if received and len(outcomes) < asked:
         _say(
             f"interrupted after {len(outcomes)} of {asked} pictures; to resume, "
@@ -139,8 +145,8 @@ def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
             "run the same command with --skip-existing"
         )
         return 2
-    if failed:
-        return 1 if asked > 1 else 2
+    if failed or unread:
+        return 1 if asked + unread > 1 else 2
     return 0
 
 

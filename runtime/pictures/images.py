@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from lpnsr.runtime.pictures import metadata, tiff
+from lpnsr.runtime.pictures import kinds, metadata, tiff
 from lpnsr.runtime.pictures.metadata import DAMAGE, Metadata
 from lpnsr.runtime.pictures.tiff import Scan
 
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_COMMON = "BMP, JPEG, PNG, TIFF, WEBP"
+"""What other files should be converted to."""
 
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "YCbCr": 3, "CMYK": 3}
 """Mode -> channels; 4 for all others, 1 for the modes of 16-bit grey."""
@@ -79,7 +79,7 @@ def read(path: Path) -> Picture:
     """Read a picture, turned upright as its EXIF orientation says.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty, damaged, not a picture of `FORMATS`, or
+        ImageError: the file is missing, unreadable, empty, damaged, of a kind that is not read, or
             has more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against
             decompression bombs.
     """
@@ -92,6 +92,10 @@ def read(path: Path) -> Picture:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image | Scan]:
     try:
+        if reason := kinds.unread(path):
+            raise ImageError(f"{path} {reason}")
+        name = kinds.teach_pillow(path)
+        formats = (name,) if name else kinds.PILLOWS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder reading
             with tiff.opened(path) as scan:
@@ -101,13 +105,20 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan]:
                     yield scan
                     return
             # By its name, Pillow would map it into memory, where it turns TIFF wrongly.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 yield image
     except UnidentifiedImageError as error:
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty; replace it by a picture") from error
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{path} is not a picture; convert it to one of {known}") from error
+        if layout := tiff.describe(path):
+            raise ImageError(
+                f"{path} is a TIFF of a kind that is not read ({layout}); save it as 8 or 16 bits, "
+                "grey or RGB, deflated or uncompressed"
+            ) from error
+        if name:
+            message = f"{path} is damaged (unreadable {name}); replace it by an intact copy"
+            raise ImageError(message) from error
+        raise ImageError(f"{path} is not a picture; convert it to one of {_COMMON}") from error
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 10**6
         raise ImageError(
@@ -137,6 +148,8 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     lost = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         lost.append("all frames but the first")
+    if image.info.get("bit_depth", 8) > 8:  # of HEIF, which its plugin reduces
+        lost.append("16-bit depth")
     turned = image.format == "TIFF"  # by the decoders themselves
     image.load()
     details, unreadable = metadata.read(image)

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 
 from .toy import photo
@@ -108,6 +108,9 @@ def _tagged(kind: str) -> tuple[bytes, np.ndarray]:
     return content, _decoded(content, "RGB")
 
 
+LOSSLESS = {"quality": 100, "subsampling": "4:4:4"}
+"""Nearly, for AVIF."""
+
 _PALETTE_CLEAR = saved(_PALETTE, "PNG", transparency=3)
 _GREY_PALETTE = Image.fromarray(GREY[..., 0]).convert("P")
 
@@ -156,6 +159,9 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
         deep(RGB),
     ),
     "rgba16-big.tif": (tiff(deep(RGBA), bigtiff=True, rowsperstrip=7), deep(RGBA)),
+    "rgb-big-endian-big.tif": (tiff(RGB, bigtiff=True, byteorder=">"), RGB),
+    "rgb-float.tif": (tiff(deep(RGB) / np.float32(65535), compression="zlib"), deep(RGB)),
+    "palette.gif": (saved(_PALETTE, "GIF"), np.asarray(_PALETTE.convert("RGB"))),
     "tagged.png": _tagged("PNG"),
     "tagged.jpg": _tagged("JPEG"),
     "tagged.webp": _tagged("WEBP"),
@@ -167,6 +173,10 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
     "rgb555.bmp": (_bmp16(), (_BITS.astype(np.uint16) * 255 // 31).astype(np.uint8)),
 }
 """File name -> its content and its pixels, uint8 or uint16 (HEIGHT, WIDTH, C)."""
+
+if features.check("avif"):
+    _AVIF = saved(Image.fromarray(RGBA), "AVIF", **LOSSLESS)
+    SAMPLES["rgba.avif"] = (_AVIF, _decoded(_AVIF, "RGBA"))
 
 
 def write_all(folder: Path) -> list[Path]:

@@ -1,13 +1,27 @@
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from lpnsr.runtime.pictures.images import ImageError, probe, read
 
-from .samples import GREY, GREY_ALPHA, RGB, RGBA, SAMPLES, deep, png, saved, tiff
+from .samples import (
+    GREY,
+    GREY_ALPHA,
+    HEIGHT,
+    LOSSLESS,
+    RGB,
+    RGBA,
+    SAMPLES,
+    WIDTH,
+    deep,
+    png,
+    saved,
+    tiff,
+)
 from .toy import photo
 
 
@@ -69,6 +83,16 @@ def test_turns_tiff_upright_at_any_depth(tmp_path, pixels, orientation):
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(pixels, extratags=[(274, 3, 1, orientation, True)]))
     np.testing.assert_array_equal(read(path).pixels, upright(pixels, orientation))
+
+
+def test_big_endian_bigtiff_is_turned_and_keeps_its_resolution(tmp_path):
+    path, tags = tmp_path / "a.tif", [(274, 3, 1, 6, True), (271, 2, 6, "maker", True)]
+    options = {"bigtiff": True, "byteorder": ">", "resolution": (300, 150)}
+    path.write_bytes(tiff(RGB, extratags=tags, resolutionunit="inch", **options))
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, upright(RGB, 6))
+    assert picture.metadata.dpi == (300, 150) and picture.metadata.exif[271] == "maker"
+    assert picture.lost == ()
 
 
 @pytest.mark.parametrize("pixels", [GREY_ALPHA, RGBA], ids=["grey", "rgb"])
@@ -170,7 +194,7 @@ def set_short(content, tag, value):
 
 
 def test_32_bit_samples_are_refused(tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="32-bit"):
         read(tmp_path / "a.tif")
 
@@ -185,15 +209,81 @@ def test_other_colour_spaces_are_refused(tmp_path):
         read(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
 def test_further_frames_are_said_to_be_lost(tmp_path, kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("Pillow is built without AVIF")
     path = tmp_path / "a"
     frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1])]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options = {"WEBP": {"lossless": True}, "AVIF": LOSSLESS}.get(kind, {})
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     picture = read(path)
-    np.testing.assert_array_equal(picture.pixels, RGB)
+    error = np.abs(picture.pixels.astype(int) - RGB).max()
+    assert error <= (3 if kind == "AVIF" else 0)
     assert picture.lost == ("all frames but the first",)
+
+
+def test_the_first_frame_of_a_gif_is_taken(tmp_path):
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(pixels).quantize(64) for pixels in (RGB, RGB[::-1])]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, np.asarray(frames[0].convert("RGB")))
+    assert picture.lost == ("all frames but the first",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "options"),
+    [
+        ("HEIF", "pillow_heif", {"quality": -1, "chroma": 444, "matrix_coefficients": 0}),
+        ("JXL", "pillow_jxl", {"lossless": True}),
+    ],
+)
+@pytest.mark.parametrize("pixels", [RGB, RGBA], ids=["rgb", "rgba"])
+def test_plugins_read_further_kinds(tmp_path, monkeypatch, kind, module, options, pixels):
+    plugin = pytest.importorskip(module)
+    if kind == "HEIF":
+        plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    # Whatever the name: phones' names are often wrong.
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, kind, exif=exif.tobytes(), **options)
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert picture.metadata.exif[0x010F] == "maker" and picture.lost == ()
+    assert probe(path).size == pixels.shape[:2]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    path.write_bytes(content)
+    monkeypatch.setitem(sys.modules, module, None)
+    for opening in (read, probe):
+        with pytest.raises(ImageError, match=f"is {kind}, which is not read here; run: pip"):
+            opening(path)
+
+
+def test_heif_of_more_than_8_bits_says_what_is_lost(tmp_path):
+    plugin = pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.heic"
+    plugin.from_bytes("RGB;16", (WIDTH, HEIGHT), deep(RGB).tobytes()).save(path, quality=100)
+    picture = read(path)
+    assert picture.pixels.dtype == np.uint8 and picture.lost == ("16-bit depth",)
+    assert np.abs(picture.pixels.astype(int) - RGB).mean() < 5
+
+
+def test_a_picture_with_another_kinds_name_is_read(tmp_path):
+    for name in ("a.heic", "a.jxl", "a.avif", "a.tif"):
+        (tmp_path / name).write_bytes(png(RGB))
+        np.testing.assert_array_equal(read(tmp_path / name).pixels, RGB)
+
+
+@pytest.mark.parametrize("name", ["a.dng", "a.NEF", "a.psd"])
+def test_kinds_that_nothing_reads_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(tiff(RGB))  # raw files are TIFF outside, with a thumbnail
+    with pytest.raises(ImageError, match=r"raw file; develop it|kind that is not read"):
+        read(tmp_path / name)
 
 
 def test_cmyk_becomes_srgb_by_its_profile(tmp_path):
@@ -213,7 +303,8 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path):
         (saved(Image.fromarray(photo(64, 64)), "WEBP")[:100], "is damaged|is not a picture"),
         (saved(Image.fromarray(photo(64, 64)), "TIFF")[:5000], "is damaged"),
         (saved(Image.fromarray(photo(64, 64)), "BMP")[:5000], "is damaged"),
-        (saved(Image.fromarray(photo(64, 64)), "GIF"), "is not a picture"),
+        (saved(Image.fromarray(photo(64, 64)), "GIF")[:1500], "is damaged"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "is damaged|is AVIF, which is not read here"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, content, message):
