@@ -52,6 +52,11 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     )
     add("--pattern", default="*", metavar="GLOB", help='which files of a folder, e.g. "IMG_*.jpg"')
     add("--suffix", type=_suffix, default="", help="put behind each output's name, e.g. _x4")
+    add(
+        "--salvage",
+        action="store_true",
+        help="take of damaged JPEGs what can be decoded; the rest is grey",
+    )
     add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--max-megapixels",

@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
         if args.backend == "auto":
             _say(f"runs with {upscaler.choice}")
         pipeline = Pipeline(
-            upscaler, _recipe(args), kind, args.quality, _say, tiles.show, stop=stop
+            upscaler, _recipe(args), kind, args.quality, _say, tiles.show, stop, args.salvage
         )
         try:
             for outcome in pipeline.run(todo):

@@ -82,6 +82,7 @@ class Pipeline:
         say: called with what the user should know.
         progress: called with the job and the numbers of its tiles done and of tiles in all.
         stop: once set, the picture in work is dropped and no other is begun.
+        salvage: take of damaged JPEGs what can be decoded.
     """
 
     upscaler: Upscaler
@@ -91,6 +92,7 @@ class Pipeline:
     say: Callable[[str], None]
     progress: Callable[[Job, int, int], None]
     stop: Event
+    salvage: bool = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Upscale pictures; yields what became of each, in order.
@@ -138,7 +140,7 @@ class Pipeline:
         room.enter(outcome.job, header.size[0] * header.size[1])
         self._refuse_too_large(header)  # now that a large one before it has left its memory
         start = time.perf_counter()
-        picture = images.read(outcome.job.source)
+        picture = images.read(outcome.job.source, self.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
 

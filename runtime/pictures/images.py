@@ -12,9 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from lpnsr.runtime.pictures import kinds, metadata, tiff
+from lpnsr.runtime.pictures import bmp, kinds, metadata, tiff
+from lpnsr.runtime.pictures.bmp import BitFields
 from lpnsr.runtime.pictures.metadata import DAMAGE, Metadata
 from lpnsr.runtime.pictures.tiff import Scan
 
@@ -67,7 +68,7 @@ def probe(path: Path) -> Header:
         ImageError: as `read`, but for damage behind the header.
     """
     with _opened(path) as image:
-        if isinstance(image, Scan):
+        if not isinstance(image, Image.Image):
             return Header(image.size, image.channels, image.bits)
         channels = 1 if image.mode.startswith("I;16") else _CHANNELS.get(image.mode, 4)
         if image.has_transparency_data:
@@ -75,22 +76,52 @@ def probe(path: Path) -> Header:
         return Header((image.height, image.width), channels, 16 if _raw(image) else 8)
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, salvage: bool = False) -> Picture:
     """Read a picture, turned upright as its EXIF orientation says.
+
+    Args:
+        path: the file.
+        salvage: take of a damaged JPEG what can be decoded; the rest is grey.
 
     Raises:
         ImageError: the file is missing, unreadable, empty, damaged, of a kind that is not read, or
             has more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against
             decompression bombs.
     """
+    try:
+        return _read(path)
+    except ImageError:
+        if not (salvage and _is_jpeg(path)):
+            raise
+        return _salvaged(path)
+
+
+def _read(path: Path) -> Picture:
     with _opened(path) as image:
-        if isinstance(image, Scan):
-            return _from_scan(image)
-        return _decode(path, image)
+        if isinstance(image, Image.Image):
+            return _decode(path, image)
+        return _from_scan(image)
+
+
+def _is_jpeg(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
+
+
+def _salvaged(path: Path) -> Picture:
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # one thread reads at a time
+    try:
+        picture = _read(path)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return replace(picture, lost=(*picture.lost, "what is damaged"))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image | Scan]:
+def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
     try:
         if reason := kinds.unread(path):
             raise ImageError(f"{path} {reason}")
@@ -99,7 +130,7 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder reading
             with tiff.opened(path) as scan:
-                if scan:
+                if scan := scan or bmp.opened(path):
                     if scan.size[0] * scan.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
                         raise Image.DecompressionBombError
                     yield scan
@@ -132,7 +163,7 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan]:
         raise ImageError(f"{path} is damaged ({error}); replace it by an intact copy") from error
 
 
-def _from_scan(scan: Scan) -> Picture:
+def _from_scan(scan: Scan | BitFields) -> Picture:
     details, unreadable = metadata.read(scan)
     lost = [*(["all frames but the first"] if scan.frames > 1 else []), *unreadable]
     if scan.extra:

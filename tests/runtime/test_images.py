@@ -17,6 +17,7 @@ from .samples import (
     RGBA,
     SAMPLES,
     WIDTH,
+    bit_fields,
     deep,
     png,
     saved,
@@ -191,6 +192,68 @@ def set_short(content, tag, value):
     """Change a tag's value in a little-endian TIFF."""
     at = content.index(tag.to_bytes(2, "little"), 8)
     return content[: at + 8] + value.to_bytes(4, "little") + content[at + 12 :]
+
+
+@pytest.mark.parametrize("upward", [True, False])
+@pytest.mark.parametrize("width", [4, 5])
+def test_bit_fields_of_bmp_may_be_anything(tmp_path, upward, width):
+    path, rng = tmp_path / "a.bmp", np.random.default_rng(0)
+    for bits in ([5, 6, 5], [4, 4, 4, 4], [10, 10, 10, 2], [1, 8, 3, 7], [16, 8, 8]):
+        order = rng.permutation(len(bits))
+        word = 16 if sum(bits) <= 16 else 32
+        starts, at = {}, 0
+        for channel in order:
+            starts[channel], at = at, at + bits[channel]
+        values = [rng.integers(1, 2**count, (3, width)) for count in bits]
+        words = sum(value << starts[channel] for channel, value in enumerate(values))
+        masks = [2**count - 1 << starts[channel] for channel, count in enumerate(bits)]
+        path.write_bytes(bit_fields(words.astype(f"u{word // 8}"), masks, upward))
+        full = 65535 if max(bits) > 8 else 255
+        pairs = zip(values, bits, strict=True)
+        expected = np.dstack([np.rint(value / (2**count - 1) * full) for value, count in pairs])
+        np.testing.assert_array_equal(read(path).pixels, expected)
+        assert probe(path).bits == (16 if full > 255 else 8)
+
+
+def test_bit_fields_that_make_no_sense_are_damage(tmp_path):
+    path, words = tmp_path / "a.bmp", np.zeros((3, 4), np.uint16)
+    for masks in ((0b101, 8, 16), (0, 8, 16), (1 << 20, 8, 16)):
+        path.write_bytes(bit_fields(words, masks))
+        with pytest.raises(ImageError, match=r"is damaged .the header"):
+            read(path)
+    path.write_bytes(bit_fields(words, (1, 2, 4))[:-1])
+    with pytest.raises(ImageError, match="pixels are truncated"):
+        read(path)
+
+
+def test_alpha_of_bmp_that_hides_everything_is_none(tmp_path):
+    path, masks = tmp_path / "a.bmp", (0xFF, 0xFF00, 0xFF0000, 0xFF << 24)
+    path.write_bytes(bit_fields(np.full((3, 4), 0x0A141E, np.uint32), masks))
+    assert (read(path).pixels == [30, 20, 10]).all()
+
+
+def test_damaged_jpegs_are_salvaged_if_asked(tmp_path):
+    path, small = tmp_path / "a.jpg", photo(128, 128)
+    content = saved(Image.fromarray(small), "JPEG", quality=95)
+    path.write_bytes(content)
+    whole = read(path, salvage=True)
+    assert whole.lost == ()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    found = read(path, salvage=True)
+    assert found.lost == ("what is damaged",)
+    np.testing.assert_array_equal(found.pixels[:32], whole.pixels[:32])
+    assert (found.pixels[-16:] == found.pixels[-1, -1]).all()
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    for useless in (content[:100], content[:3]):
+        path.write_bytes(useless)
+        with pytest.raises(ImageError):
+            read(path, salvage=True)
+    path.write_bytes(png(small)[:5000])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path, salvage=True)
 
 
 def test_32_bit_samples_are_refused(tmp_path):
