@@ -160,7 +160,10 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
     except tiff.UnsupportedTiff as error:
         raise ImageError(f"{path} {error}") from error
     except DAMAGE as error:
-        raise ImageError(f"{path} is damaged ({error}); replace it by an intact copy") from error
+        advice = ", or add --salvage" if _is_jpeg(path) else ""
+        raise ImageError(
+            f"{path} is damaged ({error}); replace it by an intact copy{advice}"
+        ) from error
 
 
 def _from_scan(scan: Scan | BitFields) -> Picture:

@@ -50,3 +50,24 @@ def test_a_checkout_called_lpnsr_does_not_hide_the_installed_package(tmp_path):
 def test_the_package_runs_as_the_command():
     assert python("-m", "lpnsr", "--version") == f"lpnsr-run {version('lpnsr')}\n"
     assert "usage: lpnsr-run " in python("-m", "lpnsr", "--help")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("lpnsr.runtime.command.cli", "lpnsr-run"),
+        ("lpnsr.export.cli", "lpnsr-export"),
+        ("lpnsr.benchmarks.cli", "lpnsr-bench"),
+        ("lpnsr.models.training.cli", "lpnsr-train"),
+    ],
+)
+def test_every_command_tells_the_version_without_heavy_packages(module, name):
+    script = f"""
+import sys
+from {module} import main
+try:
+    main(["--version"])
+finally:
+    assert not {{"torch", "onnx", "onnxruntime", "openvino"}} & set(sys.modules)
+"""
+    assert python("-c", script) == f"{name} {version('lpnsr')}\n"
