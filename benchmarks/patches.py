@@ -44,12 +44,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, with and without the correction of large-scale colours."""
     upscaler = Upscaler.from_bundle(args.model)
     ways = [partial(upscaler.upscale, color_fix=color_fix) for color_fix in (True, False)]
-    rows = [[name, *map(measure, ways)] for name, measure in _measures(args.photos)]
+    rows = [[name, *map(measure, ways)] for name, measure in measures(args.photos)]
     print(table(["worst, levels", "with colour fix", "without"], rows))
     return 0
 
 
-def _measures(photos: Sequence[Path]) -> list[tuple[str, Callable[[Upscale], str]]]:
+def measures(photos: Sequence[Path]) -> list[tuple[str, Callable[[Upscale], str]]]:
+    """What is measured, each with its name; the last two need photographs."""
     measures: list[tuple[str, Callable[[Upscale], str]]] = [
         ("flat primaries", _primaries),
         ("grey ramps", _ramps),
