@@ -146,7 +146,7 @@ def orientation(image: Image.Image) -> int:
 
 def _kept(exif: Image.Exif) -> Tags:
     """The tags worth keeping, text in the file's own encoding."""
-    tags = {tag: _raw(exif[tag]) for tag in _TAGS if tag in exif}
+    tags: Tags = {tag: _raw(exif[tag]) for tag in _TAGS if tag in exif}
     for directory in _IFDS:
         inner = {tag: _raw(value) for tag, value in exif.get_ifd(directory).items()}
         inner.pop(_INTEROPERABILITY, None)
@@ -162,17 +162,21 @@ def _raw(value: object) -> object:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Pixels per inch, from the file's own header or else from EXIF."""
-    across, down = image.info.get("dpi") or (None, None)
-    if across is None:
-        exif = image.getexif()
-        across, down = (exif.get(tag) for tag in (0x011A, 0x011B))
-        if across is None or down is None:
-            return None
-        if exif.get(ExifTags.Base.ResolutionUnit) == 3:  # per centimetre
-            across, down = across * 2.54, down * 2.54
-    across, down = float(across), float(down)
+    stated = image.info.get("dpi") or _exif_dpi(image.getexif())
+    if stated is None:
+        return None
+    across, down = map(float, stated)
     usable = all(math.isfinite(value) and 0 < value < 1e6 for value in (across, down))
     return (across, down) if usable else None
+
+
+def _exif_dpi(exif: Image.Exif) -> tuple[Any, Any] | None:
+    across, down = exif.get(0x011A), exif.get(0x011B)
+    if across is None or down is None:
+        return None
+    if exif.get(ExifTags.Base.ResolutionUnit) == 3:  # per centimetre
+        return across * 2.54, down * 2.54
+    return across, down
 
 
 def _is_packet(xmp: object) -> bool:
