@@ -123,10 +123,10 @@ def measure(call: Call, file: Path, small: Path, x: np.ndarray, runs: int) -> Ro
     engines = {
         "OpenVINO bf16": run_openvino(file, "bf16"),
         "ONNX Runtime int8": run_onnxruntime(small),
-        "OpenVINO int8, f32": run_openvino(small, "f32"),
+        "OpenVINO int8, fp32": run_openvino(small, "fp32"),
         "OpenVINO int8, bf16": run_openvino(small, "bf16"),
     }
-    everyone: dict[str, Run] = {"PyTorch f32": lambda: call.function(*call.inputs).numpy()}
+    everyone: dict[str, Run] = {"PyTorch fp32": lambda: call.function(*call.inputs).numpy()}
     for name, engine in engines.items():
         everyone[name] = partial(_output, engine, x)
     return time_in_turns(Row(call.stage, 0), everyone, runs)

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure what is not in the JSON file yet, and print the tables."""
     found = samples.find(args.inputs, args.reduce)
     metrics, lacking = perceptual()
-    # In float32, so that figures do not hang on what the processor computes in.
-    upscalers = {_name(path): Upscaler.from_bundle(path, precision="f32") for path in args.model}
+    # In fp32, so that figures do not depend on what the processor computes in.
+    upscalers = {_name(path): Upscaler.from_bundle(path, precision="fp32") for path in args.model}
     if len(upscalers) < len(args.model):
         raise ValueError("two bundles have the same folder name; rename one")
     scales = {upscaler.bundle.manifest.scale for upscaler in upscalers.values()}

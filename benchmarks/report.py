@@ -73,10 +73,10 @@ def _methods(
     for name, values in row.seconds.items():
         macs = row.macs if name.startswith("PyTorch") else result.graph_macs
         # Mixed precision is float16 for the most part.
-        words = name.split(",")[0].replace("mixed", "f16").split()
+        words = name.split(",")[0].replace("mixed", "fp16").split()
         rate = next((rates[word] for word in words if word in rates), None)
-        # The authors' vain calls and a graph without its rewrites are not counted.
-        odd = AUTHORS in name or TRACED in name
+        # The authors' unused calls and a graph without its rewrites are not counted.
+        odd = AUTHORS in name or TRACED in name or rate is None
         cells = [
             spread(values),
             f"{authors / median(values):.2f}",
@@ -118,7 +118,7 @@ def starts(results: Sequence[Result]) -> str:
 
 
 def costs(results: Sequence[Result]) -> str:
-    """What the models are, and what the graphs have made of them."""
+    """The models, and the graphs that were made of them."""
     header = [
         "model",
         "parameters",
@@ -157,7 +157,7 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
         row: method -> seconds.
 
     Returns:
-        method -> cause -> factor; at last the total.
+        method -> cause -> factor, the total last.
     """
     medians = {name: median(values) for name, values in row.items()}
     authors = next(name for name in medians if AUTHORS in name)
@@ -175,16 +175,16 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
 
 def _path(name: str, ours: str, there: Collection[str]) -> list[tuple[str, str]]:
     """Cause and method after it, from the authors' procedure to the method `name`."""
-    f32 = f"{name.rsplit(' ', 1)[0]} f32"
+    fp32 = f"{name.rsplit(' ', 1)[0]} fp32"
     path = [("unused calls (the noise predictor's last)", ours)]
     if ours + CALLS in there:
         path.insert(0, ("padding and tile overlap", ours + CALLS))
-    if name.startswith("PyTorch") or f32 not in there:
+    if name.startswith("PyTorch") or fp32 not in there:
         return [*path, ("engine", name)]
-    if f32 + TRACED in there:
-        path += [("engine", f32 + TRACED), ("graph rewriting", f32)]
+    if fp32 + TRACED in there:
+        path += [("engine", fp32 + TRACED), ("graph rewriting", fp32)]
     else:
-        path.append(("engine and graph rewriting", f32))
+        path.append(("engine and graph rewriting", fp32))
     return [*path, ("precision", name)]
 
 

@@ -106,8 +106,8 @@ def _batches(batches: Sequence[int], engine: Backend, runs: int, folder: Path) -
     found = []
     for graph in bundle.manifest.graphs:
         values = random_input(preset, graph.batch, graph.tile, seed=0)
-        engine.load(bundle, graph)
-        taken = [seconds(partial(engine.run, **values)) for _ in range(runs + 1)]
+        session = engine.load(bundle, graph)
+        taken = [seconds(partial(session.run, **values)) for _ in range(runs + 1)]
         found.append({"batch": graph.batch, "seconds": [round(each, 4) for each in taken[1:]]})
     return found
 

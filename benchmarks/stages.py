@@ -37,8 +37,8 @@ from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 
 ENGINES = {
-    "ONNX Runtime f32": ("onnxruntime", "f32"),
-    "OpenVINO f32": ("openvino", "f32"),
+    "ONNX Runtime fp32": ("onnxruntime", "fp32"),
+    "OpenVINO fp32": ("openvino", "fp32"),
     "OpenVINO bf16": ("openvino", "bf16"),
 }
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     preset = get_preset(args.preset)
     chain, origin = build_chain(preset, args.weights)
     engines = {
-        name: engine for name, engine in ENGINES.items() if engine[1] == "f32" or computes_bf16()
+        name: engine for name, engine in ENGINES.items() if engine[1] == "fp32" or computes_bf16()
     }
     about, rates = machine.environment(), machine.rates()
     shape = 1, (args.tile, args.tile)

@@ -16,7 +16,7 @@ from typing import Any
 from lpnsr.benchmarks import machine, report
 from lpnsr.benchmarks.measure import Options, measure
 from lpnsr.benchmarks.workloads import WORKLOADS, Workload
-from lpnsr.export.cli import parse_tile
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Engines that take turns, so that all of them meet the same moods of the machine."""
+"""Engines take turns, so that variations of the machine's speed affect all of them alike."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ UNSEEN = sorted(PHOTOS.glob("kodim*.png"))
 
 @pytest.fixture(scope="module")
 def upscaler():
-    return Upscaler.from_bundle(precision="f32")
+    return Upscaler.from_bundle(precision="fp32")
 
 
 def lighthouse(height, width):

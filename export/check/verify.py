@@ -132,30 +132,30 @@ def _check_categories(parity: Parity, tolerance: Tolerance) -> None:
 
 
 def check_narrow(parity: Parity, types: Mapping[str, str], tolerance: Tolerance) -> None:
-    """Accept what was found of a graph with float16 or bfloat16 stages, or fail.
+    """Accept what was found of a graph with fp16 or bf16 stages, or fail.
 
     Args:
         parity: from `measure`, with `decoder_psnr` if the decoder is narrow.
-        types: stage -> data type. The coarsest decides on x_0, the decoder's on its picture.
+        types: stage -> precision. The coarsest decides on x_0, the decoder's on its picture.
         tolerance: the preset's.
 
     Raises:
         ParityError: a figure is out of tolerance (or is no number).
     """
-    coarsest = "bfloat16" if "bfloat16" in types.values() else "float16"
-    x0 = {"float16": tolerance.x0_fp16, "bfloat16": tolerance.x0_bf16}[coarsest]
+    coarsest = "bf16" if "bf16" in types.values() else "fp16"
+    x0 = {"fp16": tolerance.x0_fp16, "bf16": tolerance.x0_bf16}[coarsest]
     if not parity["x0_relative_l2"] <= x0:
         raise ParityError(
             f"x_0 in {coarsest} is {parity['x0_relative_l2']:.1e} (relative L2) from eager PyTorch "
-            f"in float32, more than {x0:.1e}"
+            f"in fp32, more than {x0:.1e}"
         )
-    figure, what, dtype = "sr_psnr", "the picture", coarsest
+    figure, what, narrow = "sr_psnr", "the picture", coarsest
     if "decoder_psnr" in parity:
-        figure, what, dtype = "decoder_psnr", "the decoder on equal codes", types["decoder"]
-    least = {"float16": tolerance.psnr_fp16, "bfloat16": tolerance.psnr_bf16}[dtype]
+        figure, what, narrow = "decoder_psnr", "the decoder on equal codes", types["decoder"]
+    least = {"fp16": tolerance.psnr_fp16, "bf16": tolerance.psnr_bf16}[narrow]
     if not parity[figure] >= least:
         raise ParityError(
-            f"{what} in {dtype} is {parity[figure]:.1f} dB from eager PyTorch in float32, "
+            f"{what} in {narrow} is {parity[figure]:.1f} dB from eager PyTorch in fp32, "
             f"less than {least:.1f} dB"
         )
     _check_categories(parity, tolerance)

@@ -21,14 +21,18 @@ def test_the_readme_shows_the_kept_figures():
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
 def test_pages_and_plots_show_the_kept_figures(file):
-    assert file.with_suffix(".md").read_text() == readme.details(file.stem, ROOT), HINT
+    assert file.with_suffix(".md").read_text(encoding="utf-8") == readme.details(file.stem, ROOT), (
+        HINT
+    )
     if readme.kinds(file.stem)[2]:
         with Image.open(file.with_suffix(".png")) as image:
-            assert image.text[plots.DIGEST] == plots.digest(json.loads(file.read_text())), HINT
+            assert image.text[plots.DIGEST] == plots.digest(
+                json.loads(file.read_text(encoding="utf-8"))
+            ), HINT
 
 
 def test_memory_grows_no_faster_than_the_area_of_a_picture():
-    kept = json.loads((ROOT / readme.RESULTS / "scaling.json").read_text())
+    kept = json.loads((ROOT / readme.RESULTS / "scaling.json").read_text(encoding="utf-8"))
     sides = [each["side"] for each in kept["sizes"]]
     assert (min(sides), max(sides)) == (64, 2048)
     assert scaling.exponents(kept)["memory"] < 1.05
@@ -37,6 +41,6 @@ def test_memory_grows_no_faster_than_the_area_of_a_picture():
 def test_a_changed_figure_is_noticed(tmp_path):
     (tmp_path / readme.RESULTS).mkdir(parents=True)
     for file in KEPT:
-        text = file.read_text().replace('"cores": 2', '"cores": 3')
-        (tmp_path / readme.RESULTS / file.name).write_text(text)
+        text = file.read_text(encoding="utf-8").replace('"cores": 2', '"cores": 3')
+        (tmp_path / readme.RESULTS / file.name).write_text(text, encoding="utf-8")
     assert readme.rendered(README, tmp_path) != README

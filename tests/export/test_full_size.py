@@ -93,7 +93,7 @@ def test_memory_and_disk(export, graph_file):
 def test_what_it_prints(export, graph_file):
     lines = export.printed.splitlines()
     assert lines[0].startswith(f"{export.bundle}: ") and lines[0].endswith(" MB")
-    assert lines[1].startswith(f"  {graph_file.name} in f32: x0_relative_l2 ")
+    assert lines[1].startswith(f"  {graph_file.name} in fp32: x0_relative_l2 ")
     assert lines[2].startswith((f"  {graph_file.name} in bf16: x0_relative_l2 ", "  bf16: not "))
     assert len(lines) == 3, "nothing else, no warnings of the exporter"
 

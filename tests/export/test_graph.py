@@ -239,18 +239,18 @@ def test_manifest(tiny, bundle, shapes):
     assert manifest.schedule["kappa"] == tiny.preset.schedule.kappa
     assert set(manifest.precision) == set(CALLS)
     for graph in manifest.graphs:
-        parity = graph.parity["f32"]
+        parity = graph.parity["fp32"]
         assert 0 <= parity["x0_relative_l2"] <= tiny.preset.tolerance.x0
         assert tiny.preset.tolerance.close_share <= parity["sr_close_share"] <= 1
         assert parity["sr_psnr"] > 60
-        assert "f32" in graph.precisions
-    assert len({graph.parity["f32"]["seed"] for graph in manifest.graphs}) == len(shapes)
+        assert "fp32" in graph.precisions
+    assert len({graph.parity["fp32"]["seed"] for graph in manifest.graphs}) == len(shapes)
 
 
 @pytest.mark.skipif(not computes_bf16(), reason="this processor has no bf16")
 def test_parity_in_bf16_is_measured(bundle):
     for graph in bundle.manifest.graphs:
-        precise, reduced = graph.parity["f32"], graph.parity["bf16"]
+        precise, reduced = graph.parity["fp32"], graph.parity["bf16"]
         assert 10 * precise["x0_relative_l2"] < reduced["x0_relative_l2"] < 0.1
         assert 25 < reduced["sr_psnr"] < precise["sr_psnr"]
 

@@ -45,7 +45,7 @@ def test_damage_gives_a_picture_or_one_line(folder, calm_bundle, capfd, monkeypa
         (folder / "in" / f"{number}{suffix}").write_bytes(content)
     command = [folder / "in", "-o", folder / "out", "--report", folder / "run.json"]
     options = ["--model", calm_bundle, "--tile", "32", "--batch", "1", "--max-megapixels", "0.01"]
-    options += ["--backend", "onnxruntime"]
+    options += ["--backend", "onnxruntime", "--quiet"]
     code = cli.main([str(argument) for argument in command + options])
     out, err = capfd.readouterr()
     assert code == 1 and out == ""
