@@ -15,6 +15,7 @@ COMMANDS = {
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
+    "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
     "noise": "what the noise predictor is worth in chains of one to four steps",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }

@@ -245,6 +245,25 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     return "\n\n".join(parts)
 
 
+def summary(kept: Sequence[Mapping[str, Any]]) -> str:
+    """One table of several workloads on one machine: seconds of a tile in every engine.
+
+    The rows of graphs as traced, which only explain a difference, are left out.
+
+    Args:
+        kept: what `lpnsr-bench table` writes to `--json`, each with one model.
+    """
+    lines = []
+    for each in kept:
+        (result,) = (Result.from_json(fields) for fields in each["results"])
+        for name, (taken, times, psnr, _, memory) in _methods(result, each["machine"][RATES], True):
+            if TRACED not in name:
+                lines.append([result.label, name, taken, times, psnr, memory])
+    machine = kept[0]["machine"]
+    header = ["model", "method", "64x64 tile", "times the authors'", "PSNR to eager", "memory"]
+    return f"{table(header, lines)}\n\n{machine['processor']}, {machine['cores']} cores."
+
+
 def _changed(workload: Workload) -> str:
     """A warning where batch or size is not the published one."""
     told = []

@@ -13,6 +13,7 @@ from lpnsr.benchmarks.noise import upscale
 from lpnsr.benchmarks.quality import measure
 from lpnsr.models import presets
 from lpnsr.models.presets import get_preset
+from lpnsr.models.training.degradations import Degradation
 from lpnsr.models.training.testset import write_pairs
 from lpnsr.models.weights import find_weights, load_chain
 from lpnsr.runtime.bundle import BUILTIN
@@ -51,7 +52,7 @@ def test_beats_bicubic_on_photographs_it_has_not_seen(upscaler):
 def degraded(tmp_path_factory):
     """The photographs after blur, resize, noise and JPEG: pairs of small and original."""
     folder = tmp_path_factory.mktemp("pairs") / "degraded"
-    write_pairs(UNSEEN, folder, versions=4, crop=None, seed=0)
+    write_pairs(UNSEEN, folder, 4, None, 0, Degradation())
     return [sample.load(4) for sample in samples.find([folder])]
 
 
