@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,7 @@ class Pictures:
         self._lr_at, self._noise_at, self._sr_at = replay.addresses.values()
         self._normals, self._kernels = cuda.ResidualShift(device), PictureKernels(device)
 
-    def bands(self, task: Task) -> Iterator[np.ndarray]:
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
         """Upscale a picture; see `lpnsr.runtime.backends.session.Session.bands`."""
         batch, tiles = self._lr[0], task.tiles
         under_way: deque[tuple[Event, int]] = deque()
@@ -89,13 +89,15 @@ class Pictures:
 
     def _make_noise(self, origins: int, draws: int) -> None:
         """Queue a batch's noise; what comes after `draws` is zero."""
-        draw_bytes = 4 * math.prod(self._noise[1:])
-        for draw in range(self._noise[0]):
+        made, batch, channels, height, width = self._noise
+        shape = batch, channels, height, width
+        draw_bytes = 4 * math.prod(shape)
+        for draw in range(made):
             self._normals.launch(
                 self._stream,
                 Step(state=0, prediction=0, noise=1),
                 "float32",
-                self._noise[1:],
+                shape,
                 out=self._noise_at + draw * draw_bytes,
                 draw=draw,
                 origins=origins if draw < draws else 0,
@@ -145,7 +147,7 @@ class _Picture:
     def _put_tiles(self, task: Task, batch: int) -> None:
         """Upload places, noise origins and weights of all tiles; the last tile fills its batch."""
         tiles = task.tiles
-        filled = [*tiles, *tiles[-1:] * (-len(tiles) % batch)]
+        filled = [*tiles, *[tiles[-1]] * (-len(tiles) % batch)]
         corners = [(tile.rows.start, tile.columns.start) for tile in filled]
         self._places = int(self._memory.upload(np.array(corners, np.uint32)).handle)
         self._origins = int(self._memory.upload(origins(task.seed, corners)).handle)

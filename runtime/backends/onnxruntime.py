@@ -72,7 +72,8 @@ class OnnxRuntime(Backend):
         options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        found, parts = {}, {}
+        found: dict[str, tuple[int, ...]] = {}
+        parts: dict[str, Any] = {}
         for name in graph.files:
             path = bundle.path / name
             try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class OpenVino(Backend):
         self._onnx = frontend.FrontEndManager().load_by_framework("onnx")
         failures = [kind for name, kind in vars(frontend).items() if name.endswith("Failure")]
         self._errors = (RuntimeError, *failures)
-        self._settings = {"PERFORMANCE_HINT": "LATENCY"}
+        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         with suppress(OSError, RuntimeError):  # nowhere to write, or no home at all
             folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +173,7 @@ class _OpenVinoSession(Session):
     def _run(
         self, parts: Sequence[ov.CompiledModel], lr: np.ndarray, noise: np.ndarray
     ) -> np.ndarray:
+        values: dict[str | int, np.ndarray]
         values = dict(zip(self.manifest.inputs, (lr, noise), strict=True))
         try:
             for part in parts:

@@ -201,11 +201,12 @@ class _Line:
         try:
             for job in self._jobs:
                 outcome = Outcome(job)
+                found: Picture | Exception
                 try:
-                    picture = self._decoded(outcome)
+                    found = self._decoded(outcome)
                 except Exception as error:
-                    picture = error
-                if not self._put((outcome, picture)):
+                    found = error
+                if not self._put((outcome, found)):
                     return
         except BaseException as error:  # of the jobs
             self._done.put(error)
@@ -224,7 +225,7 @@ class _Line:
         self._room.enter(outcome.job, header.size[0] * header.size[1])
         self._refuse_too_large(header)  # now that a large one before it has freed its memory
         start = time.perf_counter()
-        picture = images.read(outcome.job.source, self.salvage)
+        picture = images.read(outcome.job.source, self._pipeline.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
 

@@ -3,12 +3,14 @@
 import collections
 import re
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -76,7 +78,7 @@ CALLS = {
 }
 
 
-@pytest.fixture(scope="module", params=[RESSHIFT, UPSR], ids=lambda preset: preset.name)
+@pytest.fixture(scope="module", params=slow_but([UPSR], [RESSHIFT, UPSR]), ids=attrgetter("name"))
 def model(request, tmp_path_factory):
     return random_model(request.param, tmp_path_factory.mktemp(request.param.name))
 
