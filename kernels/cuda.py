@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cuda.core import Device, Kernel, ObjectCode, Stream
     from cuda.core.graph import GraphBuilder
 
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities, without the dot, that the kernel is built for."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 _TENSORS = ("x", "x0", "y", "mean", "logvar", "weight", "eps")
 

@@ -40,7 +40,7 @@ def test_every_stage_in_every_engine(micro, traced_once, monkeypatch, tmp_path, 
     ("preset", "expected"),
     [
         ("lpnsr", {"denoiser": 4, "noise_predictor": 3, "encoder": 1, "decoder": 1}),
-        ("upsr", {"denoiser": 5, "auxiliary": 1, "encoder": 2}),
+        ("upsr", {"denoiser": 5, "auxiliary": 1, "encoder": 1}),
         ("sinsr", {"denoiser": 1, "quantizer": 1}),
     ],
 )

@@ -74,7 +74,7 @@ CALLS = {
         "quantizer": 1,
         "decoder": 1,
     },
-    "micro-upsr": {"pre_upsampler": 1, "encoder": 2, "auxiliary": 1, "denoiser": 5, "decoder": 1},
+    "micro-upsr": {"pre_upsampler": 1, "encoder": 1, "auxiliary": 1, "denoiser": 5, "decoder": 1},
 }
 
 

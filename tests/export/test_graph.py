@@ -294,8 +294,8 @@ def test_tables_are_stored_without_repetition(table, kinds):
     )
     graph = GraphBuilder()
     x = float_input("x", table.shape)
-    twice = graph.inline("a", model, [graph.inline("a", model, [x])])
-    proto = ir.to_proto(graph.model("twice", [x], [twice]))
+    twice = graph.inline("a", model, graph.inline("a", model, [x]))
+    proto = ir.to_proto(graph.model("twice", [x], twice))
     stored = [numpy_helper.to_array(tensor) for tensor in proto.graph.initializer]
     assert [len(array) for array in stored if array.ndim == table.ndim] == [kinds]
     assert sum(node.op_type == "Gather" for node in proto.graph.node) == (kinds < len(table))

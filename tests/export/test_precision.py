@@ -20,7 +20,6 @@ from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import ParityError, check_narrow, random_input
 from lpnsr.export.graph import trace
 from lpnsr.export.graph.precision import DTYPES, MixedPrecision, assign
-from lpnsr.export.graph.trace import stages_of
 from lpnsr.models.presets import Tolerance, get_preset
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
@@ -129,14 +128,14 @@ def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narr
     model = ir.load(bundle.graph_path(bundle.manifest.graphs[0]))
     values = random_input(micro.preset, *SMALL, seed=5)
     lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
-    call = next(c for c in calls.record(micro.chain, micro.preset, lr, noise))
-    assert call.stage == "pre_upsampler"
-    dtype = getattr(torch, DTYPES[bundle.manifest.precision[call.stage]])
+    call = next(c for c in calls.record(micro.chain, lr, noise))
+    assert call.stage.name == "pre_upsampler"
+    dtype = getattr(torch, DTYPES[bundle.manifest.precision[call.stage.name]])
     with torch.no_grad(), MixedPrecision(dtype):
-        expected = call.function(*call.inputs).float().numpy()
-    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["pre_upsampler_1"]), ir_version=10)
-    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["pre_upsampler_1"]
-    precise = call.output.numpy()
+        expected = call.function(*call.arguments)[0].float().numpy()
+    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["picture"]), ir_version=10)
+    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["picture"]
+    precise = call.outputs[0].numpy()
     distance = np.abs(expected - precise).mean()
     assert 0.8 < np.abs(found - precise).mean() / distance < 1.25
     assert np.abs(found - expected).mean() < 0.9 * distance
@@ -199,9 +198,9 @@ def test_stages_that_decide_or_only_move_values_stay_float32():
         "lpnsr-tiny": {"encoder", "decoder"},
     }.items():
         preset = get_preset(name)
-        types = assign(preset, stages_of(preset), "fp16")
+        types = assign(preset, "fp16")
         assert {stage for stage, precision in types.items() if precision == "fp32"} == fixed
-        assert set(assign(preset, stages_of(preset), "fp32").values()) == {"fp32"}
+        assert set(assign(preset, "fp32").values()) == {"fp32"}
 
 
 @pytest.mark.parametrize(
