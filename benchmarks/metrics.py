@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 BORDER = 4
 FULL_REFERENCE = ("lpips", "dists")
@@ -33,6 +31,9 @@ class Quality:
 
 def compare(upscaled: np.ndarray, original: np.ndarray) -> Quality:
     """Compare two uint8 (H, W, 3) RGB pictures."""
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     inner = (slice(BORDER, -BORDER),) * 2
     ours, theirs = (rgb2ycbcr(picture)[..., 0][inner] for picture in (upscaled, original))
     similarity = structural_similarity(
