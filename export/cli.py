@@ -16,13 +16,14 @@ from tqdm import tqdm
 from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
+from lpnsr.runtime.home import bundle_folder
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.bundle:
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.export.check.run_onnx import EngineMissingError
     from lpnsr.export.check.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
+    from lpnsr.models.download import DownloadError
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.backends.base import BackendError
     from lpnsr.runtime.bundle import BundleError
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         BackendError,
         BundleError,
         CheckpointError,
+        DownloadError,
         EngineMissingError,
         ParityError,
         PresetError,
@@ -66,14 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not (args.output or args.bundle or args.verify):
+        if not args.download:
+            parser.error("one of -o/--output, --bundle, --verify and --download is required")
+        args.output = bundle_folder(args.preset)
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lpnsr-export",
         description="Compile a model to a bundle: one static ONNX graph of the whole chain, "
         "verified against eager PyTorch.",
     )
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("-o", "--output", type=Path, help="folder of the bundle to make")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder of the bundle to make (default, with --download: in the cache, where "
+        "`lpnsr-run --model PRESET` finds it)",
+    )
     target.add_argument(
         "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
     )
@@ -142,11 +161,32 @@ def _parser() -> argparse.ArgumentParser:
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
+    _add_downloads(parser)
     command.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
     return parser
+
+
+def _add_downloads(parser: argparse.ArgumentParser) -> None:
+    """Add the options for downloads."""
+    group = parser.add_argument_group("downloads")
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch checkpoints that are not in --weights, once, to the cache ($LPNSR_HOME)",
+    )
+    group.add_argument(
+        "--accept-licences",
+        action="store_true",
+        help="accept the terms of what is downloaded, which are printed, without being asked",
+    )
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="with --download: take what is in the cache and connect to nothing",
+    )
 
 
 def parse_tile(text: str) -> tuple[int, int]:
@@ -169,20 +209,25 @@ def _positive(text: str) -> int:
 
 def _verify(args: argparse.Namespace) -> None:
     from lpnsr.export.check.parity import verify_bundle
+    from lpnsr.export.weights import obtain
+    from lpnsr.models.presets import get_preset
+    from lpnsr.models.variants import vary
 
     given = {role: getattr(args, role) for role in ROLES}
     if args.pre_upsampler in STARTS:
         del given["pre_upsampler"]
     bundle = Bundle.open(args.verify)
-    _report(verify_bundle(bundle, args.weights, given))
+    preset = vary(get_preset(bundle.manifest.preset), **bundle.manifest.variant)
+    _report(verify_bundle(bundle, None, obtain(preset, args, given)))
     command.verify(bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
     from lpnsr.export.pack import check_target, pack, stages
+    from lpnsr.export.weights import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
-    from lpnsr.models.weights import find_weights, load_chain
+    from lpnsr.models.weights import load_chain
     from lpnsr.runtime.bundle import BundleError
 
     wanted = command.check(args)
@@ -196,7 +241,7 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
-    files = find_weights(preset, args.weights, given)
+    files = obtain(preset, args, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
     names = ["load weights", *stages(preset, shapes)]

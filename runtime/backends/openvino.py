@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpnsr.runtime.backends.base import Backend, BackendError, cache_folder
+from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -25,7 +26,7 @@ OpenVINO takes a precision for a whole model, so there the graph is cut."""
 class OpenVino(Backend):
     """Runs a bundle's ONNX graph, compiled for this processor.
 
-    Compiled graphs are kept in a folder (`cache_folder`), so that later starts are quick.
+    Compiled graphs are kept in a folder (`compiled_folder`), so that later starts are quick.
 
     Args:
         threads: CPU threads; by default one per physical core.
@@ -58,7 +59,7 @@ class OpenVino(Backend):
         self._errors = (RuntimeError, *failures)
         self._settings = {"PERFORMANCE_HINT": "LATENCY"}
         with suppress(OSError, RuntimeError):  # nowhere to write, or no home at all
-            folder = cache_folder()
+            folder = compiled_folder()
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 self._settings["CACHE_DIR"] = str(folder)

@@ -17,13 +17,13 @@ from lpnsr.runtime.backends.base import (
     BackendError,
     NotFiniteError,
     Task,
-    cache_folder,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     from cuda.core import Buffer
@@ -119,7 +119,7 @@ class TensorRt(Backend):
         plan = engine_files.read(bundle, engine)
         self._accept(bundle, engine, plan)
         gpu = re.sub(r"\W+", "-", self._device.name).lower()
-        compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
+        compiled = compiled_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
         return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:

@@ -184,7 +184,7 @@ def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_pa
         return engine.run(*inputs(graph))
 
     expected = run()
-    (kept,) = (tmp_path / "cache" / "lpnsr").glob("*.blob")
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").glob("*.blob")
     np.testing.assert_array_equal(run(), expected)
     for content in (b"", b"no blob", kept.read_bytes()[: kept.stat().st_size // 2]):
         kept.write_bytes(content)
