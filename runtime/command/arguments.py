@@ -23,6 +23,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _List(argparse.Action):
+    """Shows what is here and ends, whatever else is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print and exit; what it takes is imported when it is asked for."""
+        from lpnsr.runtime.command import listing
+
+        print(listing.describe())
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = _Parser(
@@ -34,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     _add_files(parser.add_argument_group("files"))
     _add_output(parser.add_argument_group("output"))
     _add_model(parser.add_argument_group("model"))
+    add(
+        "--list",
+        action=_List,
+        nargs=0,
+        help="show which models, backends and devices are here, and what the others lack",
+    )
     add("--debug", action="store_true", help="show where an error comes from")
     add("--version", action="version", version=f"%(prog)s {_version()}")
     return parser
@@ -99,7 +116,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=BUILTIN,
         metavar="BUNDLE",
-        help="folder made by lpnsr-export (default: the built-in model)",
+        help="folder made by lpnsr-export, or the name of a model in the cache, as --list shows "
+        "them (default: the built-in model)",
     )
     add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
     add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
