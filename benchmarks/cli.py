@@ -14,6 +14,7 @@ COMMANDS = {
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
     "noise": "what the noise predictor is worth in chains of one to four steps",
+    "check": "one page on a model here: verified, and timed in every backend, for an issue",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }
 """Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""

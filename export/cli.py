@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
-    _add_downloads(parser)
+    add_downloads(parser)
     command.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -169,8 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_downloads(parser: argparse.ArgumentParser) -> None:
-    """Add the options for downloads."""
+def add_downloads(parser: argparse.ArgumentParser) -> None:
+    """Add the options for downloads, which `lpnsr.export.weights.obtain` reads."""
     group = parser.add_argument_group("downloads")
     group.add_argument(
         "--download",
@@ -281,12 +282,8 @@ def _report(bundle: Bundle) -> None:
         for precision, parity in graph.parity.items():
             fine = narrow or precision in graph.precisions
             used = "" if fine else " (not accurate enough to be used)"
-            print(f"  {name} in {precision}: {_figures(parity)}{used}")
+            print(f"  {name} in {precision}: {sentence(parity)}{used}")
         for stage, parity in graph.stage_parity.items():
-            print(f"    {stage} in {bundle.manifest.precision[stage]}: {_figures(parity)}")
+            print(f"    {stage} in {bundle.manifest.precision[stage]}: {sentence(parity)}")
     if not narrow and not graph.stages and "bf16" not in graph.parity:
         print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")
-
-
-def _figures(parity: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in parity.items())

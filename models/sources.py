@@ -73,26 +73,21 @@ CC_BY_NC_SA = Licence(
 )
 MIT = Licence(
     "MIT",
-    "https://github.com/Faze-Hsw/LPNSR#license",
+    "https://github.com/Faze-Hsw/LPNSR/blob/HEAD/LICENSE",
     "any use, with the authors' notice; it was trained with networks that are non-commercial",
     free=True,
 )
 APACHE = Licence(
     "Apache 2.0",
-    "https://github.com/JingyunLiang/SwinIR/blob/main/LICENSE",
+    "https://www.apache.org/licenses/LICENSE-2.0",
     "any use, with the authors' notice",
     free=True,
-)
-UNSTATED = Licence(
-    "no stated licence",
-    "https://github.com/LabShuHangGU/UPSR",
-    "all rights are the authors'; ask them before any use beyond trying it",
 )
 
 _LPNSR_PAGE = "https://huggingface.co/mirpri/LPNSR"
 _RESSHIFT_PAGE = "https://github.com/zsyOAOA/ResShift/releases/tag/v2.0"
 _SINSR_PAGE = "https://github.com/wyf0912/SinSR/releases/tag/v1.0"
-# The only place that UPSR's README names.
+# The only place that UPSR's README names; the LICENSE.txt of its repository is Apache 2.0.
 _UPSR_PAGE = "https://drive.google.com/drive/folders/1Rde_8kTeNEA4kjUqCv2tiXV0vmmVCKGR"
 # The address that the `_LINK` table of ResShift's inference_resshift.py gives.
 _RESSHIFT = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
@@ -158,7 +153,7 @@ SOURCES = {
         MIT,
         _LPNSR_PAGE,
     ),
-    "upsr.pth": Source((), UNSTATED, _UPSR_PAGE),
-    "atd_real.pth": Source((), UNSTATED, _UPSR_PAGE),
+    "upsr.pth": Source((), APACHE, _UPSR_PAGE),
+    "atd_real.pth": Source((), APACHE, _UPSR_PAGE),
 }
 """By the name that `lpnsr.models.presets` gives the file."""

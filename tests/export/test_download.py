@@ -51,7 +51,7 @@ def test_a_preset_by_name(hub, home, run):
     assert err == [
         "pre_upsampler.safetensors, noise_predictor.safetensors: any use, with the authors' "
         "notice; it was trained with networks that are non-commercial "
-        "(MIT, https://github.com/Faze-Hsw/LPNSR#license)",
+        "(MIT, https://github.com/Faze-Hsw/LPNSR/blob/HEAD/LICENSE)",
         "autoencoder.safetensors, denoiser.safetensors: non-commercial use only; for anything "
         "else ask the authors of ResShift "
         "(S-Lab License 1.0, https://github.com/zsyOAOA/ResShift/blob/master/LICENSE)",
