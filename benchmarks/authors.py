@@ -1,7 +1,7 @@
 """The procedure of LPNSR's authors in eager PyTorch, which speed-ups are counted from.
 
-It differs from `lpnsr.models.chain` in what it computes in vain: the noise predictor is called at
-the last step too, and whole pictures are padded to powers of two and cut into tiles that overlap by
+It differs from `lpnsr.models.chain` in needless work: the noise predictor is called at the
+last step too, and whole pictures are padded to powers of two and cut into tiles that overlap by
 half. The networks are ours. Source: the authors' `inference.py`.
 """
 

@@ -24,7 +24,7 @@ from lpnsr.export.check.parity import verify_bundle
 from lpnsr.export.check.ranges import RangeError
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.check.verify import ParityError
-from lpnsr.export.cli import add_downloads, parse_tile
+from lpnsr.export.cli import add_downloads
 from lpnsr.export.engines import building, command
 from lpnsr.export.pack import pack
 from lpnsr.export.weights import obtain
@@ -36,6 +36,7 @@ from lpnsr.runtime.backends.engine_files import BUILDERS
 from lpnsr.runtime.bundle import Bundle, sha256
 from lpnsr.runtime.command.jobs import plan
 from lpnsr.runtime.pictures import images
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 PICTURES, SIDE = 8, 128
 """How many pictures, and how large they are where none are given."""
@@ -179,7 +180,7 @@ def _upscale(
     chain: torch.nn.Module, bundle: Bundle, pictures: list[Path], output: Path, runs: int
 ) -> dict[str, object]:
     """Every method in turns; sizes are (height, width)."""
-    jobs = plan(pictures, output)
+    jobs = plan(pictures, output).jobs
     methods = folder.ways(chain.to("cuda" if torch.cuda.is_available() else "cpu"), bundle, jobs)
     ours = {
         name: call for name, call in methods.runs.items() if not name.endswith((AUTHORS, CALLS))

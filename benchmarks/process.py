@@ -52,8 +52,8 @@ class Measured:
     Attributes:
         first: seconds until the corner is upscaled, imports included.
         seconds: of each run after that.
-        idle: bytes that the process held at most by then.
-        memory: bytes that it held at most in the end.
+        idle: most bytes that the process held until then.
+        memory: most bytes that it held overall.
         device_memory: bytes of the GPU that it took; None without one.
     """
 

@@ -11,10 +11,11 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,8 +37,8 @@ from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 
 ENGINES = {
-    "ONNX Runtime f32": ("onnxruntime", "f32"),
-    "OpenVINO f32": ("openvino", "f32"),
+    "ONNX Runtime fp32": ("onnxruntime", "fp32"),
+    "OpenVINO fp32": ("openvino", "fp32"),
     "OpenVINO bf16": ("openvino", "bf16"),
 }
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     preset = get_preset(args.preset)
     chain, origin = build_chain(preset, args.weights)
     engines = {
-        name: engine for name, engine in ENGINES.items() if engine[1] == "f32" or computes_bf16()
+        name: engine for name, engine in ENGINES.items() if engine[1] == "fp32" or computes_bf16()
     }
     about, rates = machine.environment(), machine.rates()
     shape = 1, (args.tile, args.tile)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def report(figures: Mapping[str, object]) -> str:
+def report(figures: Mapping[str, Any]) -> str:
     """Markdown of what `--json` keeps."""
     about, tile = figures["machine"], figures["tile"]
     rates = about[machine.RATES]
@@ -129,10 +130,14 @@ def measure_stages(
         ir.save(model, file, external_data=f"{stage}.bin")
         eager = partial(first[stage].function, *first[stage].inputs)
         row = Row(stage, count.eager(eager))
-        everyone = {EAGER: lambda eager=eager: eager().numpy()}
+        everyone: dict[str, Run] = {EAGER: partial(_array, eager)}
         for name, (engine, precision) in engines.items():
             everyone[name] = _stage_run(engine, precision, file, first[stage].inputs[0].numpy())
         yield time_in_turns(row, everyone, runs)
+
+
+def _array(call: Callable[[], torch.Tensor]) -> np.ndarray:
+    return call().numpy()
 
 
 def _stage_run(engine: str, precision: str, file: Path, x: np.ndarray) -> Run:

@@ -18,6 +18,7 @@ from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
 from lpnsr.runtime.home import bundle_folder
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
 
@@ -151,9 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="what the networks compute in: float32; float16 or bfloat16 with norms, softmax and "
-        "the state in float32; mixed takes float16 where its range suffices, else bfloat16 "
-        "(default: %(default)s)",
+        help="what the networks compute in; fp16 and bf16 keep norms, softmax and the state in "
+        "fp32, mixed takes fp16 where its range suffices, else bf16 (default: %(default)s)",
     )
     parser.add_argument(
         "--topology",
@@ -190,20 +190,8 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_tile(text: str) -> tuple[int, int]:
-    """(height, width) from `64` or `128x64`.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is neither.
-    """
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a tile size like 64 or 128x64")
-    return int(match[1]), int(match[2] or match[1])
-
-
 def _positive(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
+    if not re.fullmatch("[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
     return int(text)
 
@@ -281,7 +269,7 @@ def _report(bundle: Bundle) -> None:
         narrow = bool(graph.stage_parity)
         for precision, parity in graph.parity.items():
             fine = narrow or precision in graph.precisions
-            used = "" if fine else " (not accurate enough to be used)"
+            used = "" if fine else " (taken only if asked for, as it is not accurate)"
             print(f"  {name} in {precision}: {sentence(parity)}{used}")
         for stage, parity in graph.stage_parity.items():
             print(f"    {stage} in {bundle.manifest.precision[stage]}: {sentence(parity)}")

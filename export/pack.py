@@ -15,6 +15,7 @@ from lpnsr.export.check.parity import label, verify, verify_in_openvino
 from lpnsr.export.check.ranges import settle
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.graph.builder import Identity, identity
+from lpnsr.export.graph.precision import DTYPES
 from lpnsr.export.graph.stage_graphs import stage_graphs, step_constants
 from lpnsr.export.graph.trace import stages_of, trace_stage
 from lpnsr.export.graph.unroll import single, unroll
@@ -129,9 +130,9 @@ def _trace_all(
     exported = []
     for batch, tile in shapes:
         traced = {}
-        for stage, dtype in types.items():
+        for stage, precision in types.items():
             progress(f"trace {stage} {_label(batch, tile)}")
-            traced[stage] = trace_stage(chain, preset, stage, batch, tile, dtype)
+            traced[stage] = trace_stage(chain, preset, stage, batch, tile, DTYPES[precision])
         name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}"
         if topology == "staged":
             stages = stage_graphs(chain, preset, traced, batch, tile, name)
@@ -163,7 +164,7 @@ def _verified(
         raise ParityError(f"{error}; no bundle was written") from error
     for stage, value in largest.items():
         graph.stage_parity[stage]["largest"] = value
-    if label(types) == "f32" and not graph.stages:
+    if label(types) == "fp32" and not graph.stages:
         graph = verify_in_openvino(chain, preset, graph, models[0], exported.decoder, folder)
     return graph
 
@@ -198,6 +199,9 @@ def _manifest(
 ) -> Manifest:
     schedule = dataclasses.asdict(preset.schedule)
     del schedule["noise_kinds"]  # `variant` tells them
+    packages = ["lpnsr", "torch", "onnx-ir", "onnxruntime"]
+    if any(len(graph.parity) > 1 for graph in graphs):  # measured as an engine reduces it
+        packages.append("openvino")
     return Manifest(
         preset=preset.name,
         scale=preset.scale,
@@ -207,6 +211,6 @@ def _manifest(
         precision=types,
         graphs=tuple(graphs),
         files=files,
-        versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},
+        versions={name: version(name) for name in packages},
         variant=describe(preset),
     )

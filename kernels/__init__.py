@@ -4,7 +4,7 @@
     scaled = x'·next_scale
 
 `reference` says it in NumPy, `residual_shift.h` in C++ for the CPU (`library`) and CUDA (`cuda`).
-Where the library could not be built, for want of a C++ compiler, NumPy does the work.
+Without the library, for lack of a C++ compiler, NumPy does the work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Step:
         prediction: b, of the predicted x0.
         start: c, of y, where the chain started.
         noise: s, of the noise.
-        next_scale: what the next network wants the new state multiplied by; 1 for none.
+        next_scale: factor of the new state as input of the next network; 1 for none.
     """
 
     state: float

@@ -18,9 +18,16 @@ from typing import Any
 from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.onnxfile import DamagedError, references
 
-FORMAT = 3
-READABLE = (2, 3)
-"""Format 3 adds the staged topology; a manifest of format 2 is one of format 3 without it."""
+FORMAT = 4
+READABLE = (2, 3, 4)
+"""Format 3 adds the staged topology, format 4 calls precisions by the names in `PRECISIONS`."""
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""What a network is computed in."""
+
+_FORMER = {"float32": "fp32", "f32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""What precisions were called before format 4."""
+
 
 TOPOLOGIES = ("unrolled", "staged")
 NEEDED = {"pre_upsampler", "encoder", "denoiser", "decoder"}
@@ -85,11 +92,11 @@ class Graph:
         tile: (height, width) of the input in pixels.
         batch: number of tiles the graph takes at once.
         parity: precision -> figures measured at export, the graph computed in it against eager
-            PyTorch in float32, on random input: "f32", and "bf16" where an engine reduced it to
+            PyTorch in float32, on random input: "fp32", and "bf16" where an engine reduced it to
             that; for a graph with narrow stages, "fp16", "bf16" or "mixed", as it says itself.
         precisions: what an engine that reduces precision itself may compute in.
         stage_parity: stage -> `worst` and `mean` absolute error and `psnr` (dB, against a range of
-            2), and, if float16 was considered, `largest`, the largest magnitude it has to hold;
+            2), and, if fp16 was considered, `largest`, the largest magnitude it has to hold;
             measured for graphs with narrow stages, on equal inputs.
         stages: the networks of a staged chain, each with its own graph.
     """
@@ -98,7 +105,7 @@ class Graph:
     tile: tuple[int, int]
     batch: int
     parity: dict[str, dict[str, float]]
-    precisions: tuple[str, ...] = ("f32",)
+    precisions: tuple[str, ...] = ("fp32",)
     stage_parity: dict[str, dict[str, float]] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
 
@@ -106,6 +113,11 @@ class Graph:
     def files(self) -> tuple[str, ...]:
         """Names of all its ONNX files."""
         return tuple(stage.file for stage in self.stages) or (self.file,)
+
+    @property
+    def pixels(self) -> int:
+        """Input pixels that it takes at once."""
+        return self.batch * self.tile[0] * self.tile[1]
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Graph:
@@ -124,8 +136,8 @@ class Graph:
             fields["file"],
             (int(height), int(width)),
             int(fields["batch"]),
-            dict(fields["parity"]),
-            tuple(fields["precisions"]),
+            {_precision(name): figures for name, figures in fields["parity"].items()},
+            tuple(map(_precision, fields["precisions"])),
             dict(fields.get("stage_parity", {})),
             stages,
         )
@@ -164,7 +176,7 @@ class Manifest:
         latent_channels: channels C of the noise input; latents have the input's height and width.
         draws: number K of noise draws the chain makes, the first of them starts it.
         schedule: the diffusion schedule's settings.
-        precision: stage name -> data type of its arithmetic: "float32", "float16", "bfloat16".
+        precision: stage name -> what it is computed in, one of `PRECISIONS`.
         inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise
             (K, B, C, h, w).
         output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
@@ -175,7 +187,7 @@ class Manifest:
         topology: one of `TOPOLOGIES`.
         steps: of a staged chain, the update that starts it, then one for each step.
         files: file name -> SHA-256 of every file but the manifest and the engines.
-        versions: the packages that made the bundle.
+        versions: the packages that made the bundle and measured `parity`.
         engines: what was built of the graphs.
     """
 
@@ -223,7 +235,9 @@ class Manifest:
                 )
                 for e in fields.pop("engines", ())
             )
+            precision = {k: _precision(v) for k, v in fields["precision"].items()}
             fields |= {"steps": steps, "engines": engines, "format": FORMAT}
+            fields["precision"] = precision
             manifest = cls(graphs=graphs, **fields)
             manifest._check()
             return manifest
@@ -256,6 +270,8 @@ class Manifest:
                 raise ValueError("the stages do not suit the topology")
             if stages and not ({stage.name for stage in stages} >= NEEDED and self.steps):
                 raise ValueError("a stage or a step is missing")
+        if not set(self.precision.values()) <= set(PRECISIONS):
+            raise ValueError("there is no such precision")
         if len(self.inputs) != 2:
             raise ValueError("there are two inputs")
         counts = [self.scale, self.latent_channels, self.draws]
@@ -364,6 +380,11 @@ def locate(path: Path) -> Path:
         if (kept / MANIFEST).is_file():
             return kept
     return BUILTIN if path.name == BUILTIN_NAME else path
+
+
+def _precision(name: str) -> str:
+    """Today's name of a precision."""
+    return _FORMER.get(name, name)
 
 
 def shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:

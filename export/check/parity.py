@@ -50,7 +50,7 @@ def verify(
     Args:
         chain: networks with their weights, float32.
         preset: what they are.
-        types: stage -> data type of the graph's arithmetic.
+        types: stage -> precision of the graph's arithmetic.
         folder: of the bundle.
         graph: one of its graphs.
 
@@ -67,14 +67,14 @@ def verify(
     for model in models.values():
         show(model)
     name = label(types)
-    run = _runs(chain, graph, models, folder, narrow=name != "f32")
+    run = _runs(chain, graph, models, folder, narrow=name != "fp32")
     parity = measure(chain, run, values)
-    if name == "f32":
+    if name == "fp32":
         check(parity, preset.tolerance)
         return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}})
     lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
     stages = measure_stages(record(chain, preset, lr, noise), graph, models, folder)
-    if types["decoder"] != "float32":
+    if types["decoder"] != "fp32":
         parity["decoder_psnr"] = stages["decoder"]["psnr"]
     check_narrow(parity, types, preset.tolerance)
     return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}}, stage_parity=stages)
@@ -152,7 +152,7 @@ def verify_in_openvino(
     # An auxiliary network sorts tokens by counts and places that bfloat16 cannot hold.
     if not computes_bf16() or "auxiliary" in preset.networks:
         return graph
-    seed = int(graph.parity["f32"]["seed"])
+    seed = int(graph.parity["fp32"]["seed"])
     show(model)
     files = folder / "probe.onnx", folder / "probe_decoder.onnx"
     try:
@@ -167,16 +167,15 @@ def verify_in_openvino(
     finally:
         for file in (*files, folder / "probe_decoder.bin"):
             file.unlink(missing_ok=True)
-    precisions = ("f32", "bf16") if accurate_in_bf16(found, preset.tolerance) else ("f32",)
+    precisions = ("fp32", "bf16") if accurate_in_bf16(found, preset.tolerance) else ("fp32",)
     parity = graph.parity | {"bf16": {**found, "seed": seed}}
     return dataclasses.replace(graph, parity=parity, precisions=precisions)
 
 
 def label(types: Mapping[str, str]) -> str:
-    """What the types of all stages together are called: "f32", "fp16", "bf16" or "mixed"."""
-    narrow = set(types.values()) - {"float32"}
-    names = {"float16": "fp16", "bfloat16": "bf16"}
-    return "mixed" if len(narrow) > 1 else names[narrow.pop()] if narrow else "f32"
+    """What the precisions of all stages together are called: "fp32", "fp16", "bf16" or "mixed"."""
+    narrow = set(types.values()) - {"fp32"}
+    return "mixed" if len(narrow) > 1 else narrow.pop() if narrow else "fp32"
 
 
 def measure_stages(

@@ -25,9 +25,9 @@ class RangeError(RuntimeError):
 def settle(
     chain: Chain, preset: Preset, precision: str, tile: tuple[int, int]
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """The data type of each stage after a check of its range.
+    """The precision of each stage after a check of its range.
 
-    In "mixed" precision, a stage that is beyond float16 becomes bfloat16.
+    In "mixed" precision, a stage that is beyond the range of fp16 becomes bf16.
 
     Args:
         chain: networks with their weights.
@@ -36,14 +36,14 @@ def settle(
         tile: (height, width) of the input pictures of the check.
 
     Returns:
-        stage -> "float32", "float16" or "bfloat16", and stage -> largest magnitude of what is to
-        be narrow, for the stages that were candidates for float16.
+        stage -> "fp32", "fp16" or "bf16", and stage -> largest magnitude of what is to
+        be narrow, for the stages that were candidates for fp16.
 
     Raises:
         RangeError: a stage is beyond float16, and the precision is "fp16".
     """
     types = assign(preset, stages_of(preset), precision)
-    candidates = [stage for stage, dtype in types.items() if dtype == "float16"]
+    candidates = [stage for stage, narrow in types.items() if narrow == "fp16"]
     if not candidates:
         return types, {}
     lr = torch.from_numpy(pictures(*tile))
@@ -55,9 +55,9 @@ def settle(
         if precision != "mixed":
             raise RangeError(
                 f"the {stage} reaches {found[stage]:.3g}, more than the {LIMIT:.3g} that leave "
-                "float16 a margin; use --precision mixed or bf16"
+                "fp16 a margin; use --precision mixed or bf16"
             )
-        types[stage] = "bfloat16"
+        types[stage] = "bf16"
     return types, found
 
 

@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_map_only
 from lpnsr.models.presets import Preset
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> name of PyTorch's data type."""
+
 PRODUCTS = frozenset({torch.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__})
 ISLANDS = frozenset({F.group_norm, F.layer_norm, F.instance_norm, torch.softmax, Tensor.softmax})
 
@@ -82,9 +84,9 @@ def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def assign(preset: Preset, stages: list[str], precision: str) -> dict[str, str]:
-    """The data type of each stage: "float32", "float16" or "bfloat16".
+    """The precision of each stage: "fp32", "fp16" or "bf16".
 
-    float32 stay: the search for codes and the auxiliary network's sorting, in which a near-tie
+    In fp32 stay the search for codes and the auxiliary network's sorting, in which a near-tie
     that falls differently changes all that follows, and stages without weights, which only move or
     average values.
 
@@ -98,7 +100,7 @@ def assign(preset: Preset, stages: list[str], precision: str) -> dict[str, str]:
         fixed.add("pre_upsampler")
     if "autoencoder" not in preset.networks:
         fixed |= {"encoder", "decoder"}
-    types = dict.fromkeys(stages, DTYPES.get(precision, "float16"))
+    types = dict.fromkeys(stages, "fp16" if precision == "mixed" else precision)
     if precision == "mixed":
-        types |= {stage: "bfloat16" for stage in preset.bfloat16 if stage in types}
-    return types | {stage: "float32" for stage in stages if stage in fixed}
+        types |= {stage: "bf16" for stage in preset.bfloat16 if stage in types}
+    return types | {stage: "fp32" for stage in stages if stage in fixed}

@@ -1,17 +1,21 @@
-"""OpenVINO on the CPU: float32, or bfloat16 where the processor computes in it."""
+"""OpenVINO on the CPU: fp32, or bf16 where the processor computes in it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
 from lpnsr.runtime.home import compiled_folder
 
@@ -19,8 +23,21 @@ if TYPE_CHECKING:
     import openvino as ov
 
 LATENT, QUANTIZED = "x_0", "quantized"
-"""Tensors before and after the search for the nearest code. Its near-ties ask for float32, and
+"""Tensors before and after the search for the nearest code. Its near-ties ask for fp32, and
 OpenVINO takes a precision for a whole model, so there the graph is cut."""
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> what OpenVINO calls it."""
+
+
+def create(name: str, options: Options) -> OpenVino:
+    """See `lpnsr.runtime.backends.registry`."""
+    return OpenVino(options.threads, options.precision, options.accurate)
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is installed; does not import it."""
+    return find_spec("openvino") is not None
 
 
 class OpenVino(Backend):
@@ -30,8 +47,8 @@ class OpenVino(Backend):
 
     Args:
         threads: CPU threads; by default one per physical core.
-        precision: "f32", "bf16", or "auto", which is bf16 if that is accurate and the processor
-            computes in it, else f32.
+        precision: "fp32", "bf16", or "auto", which is bf16 if that is accurate and the processor
+            computes in it, else fp32.
         accurate: precisions in which the model was found accurate at export.
 
     Raises:
@@ -42,7 +59,7 @@ class OpenVino(Backend):
         self,
         threads: int | None = None,
         precision: str = "auto",
-        accurate: Collection[str] = ("f32",),
+        accurate: Collection[str] = ("fp32",),
     ) -> None:
         try:
             import openvino
@@ -65,58 +82,40 @@ class OpenVino(Backend):
                 self._settings["CACHE_DIR"] = str(folder)
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self.has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and not self.has_bf16:
-            raise BackendError("this processor does not compute in bf16; use --precision f32")
+        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not has_bf16:
+            raise BackendError("this processor does not compute in bf16; use --precision fp32")
         if precision == "auto":
-            precision = "bf16" if self.has_bf16 and "bf16" in accurate else "f32"
+            precision = "bf16" if has_bf16 and "bf16" in accurate else "fp32"
         self.precision = precision
-        self._graph: tuple[Bundle, Graph] | None = None
-        self._stages: list[ov.CompiledModel] = []
-        self._precise: list[ov.CompiledModel] = []
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Compile the graph for this processor; see `Backend.load`."""
-        if graph.stages:
-            raise BackendError(
-                "OpenVINO runs unrolled bundles only; use --backend onnxruntime, "
-                "or export the bundle with --topology unrolled"
-            )
-        self._stages, self._precise = [], []  # frees the previous graph's weights first
-        self._graph = bundle, graph
-        self._stages = self._compiled(self.precision)
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Upscale one batch; see `Backend.run`."""
-        return self._run(self._stages, lr, noise)
+        def compiled(precision: str) -> list[ov.CompiledModel]:
+            return self._compiled(bundle, graph, precision)
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same in float32, for which the graph is compiled when first asked for."""
-        if self.precision == "f32":
-            return self.run(lr, noise)
-        self._precise = self._precise or self._compiled("f32")
-        return self._run(self._precise, lr, noise)
+        return _OpenVinoSession(bundle, graph, compiled, self.precision, self._errors)
 
     def describe(self) -> str:
         """Name, version, device and precision."""
         version = self._engine.__version__.split("-")[0]
         return f"OpenVINO {version} on the CPU in {self.precision}"
 
-    def _compiled(self, precision: str) -> list[ov.CompiledModel]:
-        bundle, graph = self._graph
+    def _compiled(self, bundle: Bundle, graph: Graph, precision: str) -> list[ov.CompiledModel]:
         path = bundle.graph_path(graph)
         try:
             model = self._onnx.convert(self._onnx.load(str(path)))
             _check(model, path, shapes(bundle.manifest, graph))
-            parts = [model] if precision == "f32" else self._cut(model)
+            parts = [model] if precision == "fp32" else self._cut(model)
             return [self._compile(part, precision) for part in parts]
         except self._errors as error:
             _raise_if_memory(error)
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
 
     def _compile(self, model: ov.Model, precision: str) -> ov.CompiledModel:
-        hint = "f32" if model.friendly_name == "search" else precision
-        settings = {**self._settings, "INFERENCE_PRECISION_HINT": hint}
+        precision = "fp32" if model.friendly_name == "search" else precision
+        settings = {**self._settings, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         return self._core.compile_model(model, "CPU", settings)
 
     def _cut(self, model: ov.Model) -> list[ov.Model]:
@@ -143,11 +142,42 @@ class OpenVino(Backend):
             for result, parameters, name in zip([*results, sr], inputs, names, strict=True)
         ]
 
-    def _run(self, stages: list[ov.CompiledModel], lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        values = dict(zip(self._graph[0].manifest.inputs, (lr, noise), strict=True))
+
+class _OpenVinoSession(Session):
+    """A compiled graph; runs one batch at a time, each on all threads."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        compiled: Callable[[str], list[ov.CompiledModel]],
+        precision: str,
+        errors: tuple[type[Exception], ...],
+    ) -> None:
+        super().__init__(bundle, graph)
+        self._compiled, self._precision, self._errors = compiled, precision, errors
+        self._parts = compiled(precision)
+        self._precise = self._parts if precision == "fp32" else []
+        self._lock = Lock()
+
+    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Upscale one batch; see `Session.run`."""
+        with self._lock:
+            return self._run(self._parts, lr, noise)
+
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The same in fp32; the graph is compiled for it on first use."""
+        with self._lock:
+            self._precise = self._precise or self._compiled("fp32")
+            return self._run(self._precise, lr, noise)
+
+    def _run(
+        self, parts: Sequence[ov.CompiledModel], lr: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray:
+        values = dict(zip(self.manifest.inputs, (lr, noise), strict=True))
         try:
-            for stage in stages:
-                result = stage(values, share_outputs=False)[0]
+            for part in parts:
+                result = part(values, share_outputs=False)[0]
                 values = {0: result}
         except self._errors as error:
             _raise_if_memory(error)
@@ -166,12 +196,12 @@ def _check(model: ov.Model, path: Path, expected: dict[str, tuple[int, ...]]) ->
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """OpenVINO has no error type of its own for exhausted memory, only these words."""
+    """Detect exhausted memory: OpenVINO has no error type for it, only these words."""
     if re.search(r"bad.?alloc|allocat|out of memory|not enough memory", str(error), re.IGNORECASE):
         raise MemoryError(f"OpenVINO: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    """OpenVINO's messages go on with places in its source."""
+    """The message proper; OpenVINO surrounds it with places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

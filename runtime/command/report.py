@@ -1,9 +1,9 @@
-"""The account of a run that a program can read."""
+"""A machine-readable report of a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,29 @@ from lpnsr.runtime.pictures.formats import replacing
 
 
 def write(
-    path: Path, run: dict[str, Any], outcomes: Sequence[Outcome], skipped: Sequence[Job]
+    path: Path,
+    run: dict[str, Any],
+    outcomes: Sequence[Outcome],
+    skipped: Sequence[Job],
+    unread: Mapping[Path, str],
 ) -> None:
-    """Write the account as JSON.
+    """Write the report as JSON.
 
     Args:
         path: the file, replaced if it exists.
-        run: what holds for every picture: seed, model, backend.
-        outcomes: what became of each picture.
-        skipped: pictures whose output existed.
+        run: what applies to every picture: seed, model, backend.
+        outcomes: the outcome of each picture.
+        skipped: pictures whose output already existed.
+        unread: pictures of kinds that are not read, and why not.
 
     Raises:
         OSError: the file cannot be written.
     """
     pictures = [_entry(outcome) | run for outcome in outcomes]
     pictures += [_files(job) | {"skipped": True} for job in skipped]
+    pictures += [
+        {"input": str(source), "error": f"{source} {why}"} for source, why in unread.items()
+    ]
     with replacing(path) as stream:
         stream.write((json.dumps({"pictures": pictures}, indent=1) + "\n").encode())
 

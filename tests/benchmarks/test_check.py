@@ -35,6 +35,7 @@ def run(tmp_path, monkeypatch, photos):
     return run
 
 
+@pytest.mark.slow
 def test_the_built_in_model(run, tmp_path, capsys):
     assert run("--preset", "lpnsr-tiny") == 0
     kept = json.loads((tmp_path / "page.json").read_text())

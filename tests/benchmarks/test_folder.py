@@ -1,9 +1,11 @@
 import json
+import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from lpnsr.benchmarks import cli, folder, report
+from lpnsr.benchmarks import cli, folder, report, small
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER
 
 
@@ -21,13 +23,13 @@ def test_from_file_to_file(tmp_path, capsys):
     assert "0.03 output megapixels" in printed
     assert "4.27 times the pictures' pixels" in printed  # 64x64 for 24x40
     seconds, psnr = kept["row"]["seconds"], kept["row"]["psnr"]
-    assert {EAGER, EAGER + CALLS, EAGER + AUTHORS, "ONNX Runtime f32", "OpenVINO f32"} <= set(
+    assert {EAGER, EAGER + CALLS, EAGER + AUTHORS, "ONNX Runtime fp32", "OpenVINO fp32"} <= set(
         seconds
     )
     assert psnr[EAGER + CALLS] > 60
-    assert psnr["ONNX Runtime f32"] > 55
+    assert psnr["ONNX Runtime fp32"] > 55
     assert psnr[EAGER + AUTHORS] > 20
-    factors = report.causes(seconds)["OpenVINO f32"]
+    factors = report.causes(seconds)["OpenVINO fp32"]
     assert list(factors)[:2] == [
         "padding and tile overlap",
         "unused calls (the noise predictor's last)",
@@ -37,3 +39,19 @@ def test_from_file_to_file(tmp_path, capsys):
 def test_a_folder_without_pictures_is_refused(tmp_path, capsys):
     assert cli.main(["folder", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_small_pictures_are_held_against_their_tiles(monkeypatch, capsys):
+    monkeypatch.setattr(small.measure, "__defaults__", (4,))
+    assert cli.main(["folder", "--small", "--runs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("4 pictures of 48 to 200 pixels a side, ")
+    assert re.search(
+        r"\d s from file to file .*\d s for the tiles alone, ratio \d+\.\d{3}$", printed
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["pictures", "--small"]])
+def test_either_a_folder_or_small_pictures(arguments, capsys):
+    assert cli.main(["folder", *arguments]) == 2
+    assert "give a folder of pictures, or --small" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def bundle(request, monkeypatch, tmp_path, pictures):
         folder = write_bundle(tmp_path / "own", fragile=False, tiles=[(32, 32)], batches=[2])
     opened = Bundle.open(simulated.with_engines(folder, NAME, trt.__version__))
     (graph,) = opened.manifest.graphs
-    graph = dataclasses.replace(graph, parity={"f32": {"sr_psnr": 120.0}})
+    graph = dataclasses.replace(graph, parity={"fp32": {"sr_psnr": 120.0}})
     manifest = dataclasses.replace(opened.manifest, graphs=(graph,))
     (folder / MANIFEST).write_text(manifest.to_json())
     return Bundle.open(folder)

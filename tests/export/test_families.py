@@ -132,7 +132,7 @@ def test_it_computes_what_the_chain_computes(model, file):
 
 
 def test_categories_are_compared(bundle):
-    parity = bundle.manifest.graphs[0].parity["f32"]
+    parity = bundle.manifest.graphs[0].parity["fp32"]
     if "category_share" in parity:
         with pytest.raises(ParityError, match="categories of eager PyTorch"):
             check({**parity, "category_share": 0.99}, Tolerance())

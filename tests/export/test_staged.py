@@ -43,8 +43,8 @@ def run(bundle, graph=0, seed=3):
     lr = rng.uniform(-1, 1, (graph.batch, 3, *graph.tile)).astype(np.float32)
     shape = (manifest.draws, graph.batch, manifest.latent_channels, *graph.tile)
     backend, _ = backends.create("onnxruntime")
-    backend.load(bundle, graph)
-    return backend.run(lr, rng.standard_normal(shape, np.float32))
+    session = backend.load(bundle, graph)
+    return session.run(lr, rng.standard_normal(shape, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_narrow_stages_are_verified_one_by_one(micro, quick_pack, precision):
     (graph,) = bundle.manifest.graphs
     assert list(graph.parity) == [precision]
     assert list(graph.stage_parity) == list(bundle.manifest.precision)
-    narrow = {stage for stage, dtype in bundle.manifest.precision.items() if dtype != "float32"}
+    narrow = {stage for stage, computed in bundle.manifest.precision.items() if computed != "fp32"}
     for stage in narrow:
         assert 40 < graph.stage_parity[stage]["psnr"] < 100
     if precision == "fp16":
@@ -146,6 +146,8 @@ def test_a_damaged_description_is_refused(micro, quick_pack):
 
 def test_what_runs_it(micro, quick_pack):
     bundle = quick_pack(micro.preset, "staged")
-    backend, _ = backends.create("openvino", precision="f32")
-    with pytest.raises(BackendError, match="--topology unrolled"):
-        backend.load(bundle, bundle.manifest.graphs[0])
+    with pytest.raises(BackendError, match=r"use --backend onnxruntime, .* --topology unrolled"):
+        backends.create("openvino", precision="fp32", bundle=bundle)
+    backend, why = backends.create(accurate=("fp32", "bf16"), bundle=bundle)
+    assert backend.describe().startswith("ONNX Runtime")
+    assert why == "OpenVINO runs unrolled bundles only"

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest
+from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle, BundleError, Graph, Manifest
 
 from .toy import TILES
 
@@ -140,3 +140,26 @@ def test_every_edit_is_noticed_or_harmless(own_bundle):
             refused += 1
             assert "Traceback" not in str(error)
     assert refused > 300
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_former_names_of_precisions_are_read(bundle, number):
+    """Formats 2 and 3 call them by the names of types and by those of OpenVINO."""
+    fields = json.loads((bundle / MANIFEST).read_text())
+    fields |= {"format": number, "precision": {"a": "float32", "b": "float16", "c": "bfloat16"}}
+    for graph in fields["graphs"]:
+        graph |= {"parity": {"f32": {"x": 1.0}, "bf16": {}}, "precisions": ["f32", "bf16"]}
+    manifest = Manifest.from_json(json.dumps(fields))
+    assert manifest.precision == {"a": "fp32", "b": "fp16", "c": "bf16"}
+    assert manifest.graphs[0].parity == {"fp32": {"x": 1.0}, "bf16": {}}
+    assert manifest.graphs[0].precisions == ("fp32", "bf16")
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_an_unknown_precision_is_refused(bundle):
+    with pytest.raises(BundleError, match="no such precision"):
+        Manifest.from_json(damaged(bundle, precision={"denoiser": "int8"}))
+
+
+def test_the_builtin_bundle_opens():
+    assert Bundle.open(BUILTIN).manifest.graphs[0].precisions == ("fp32", "bf16")

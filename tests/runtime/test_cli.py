@@ -1,13 +1,14 @@
 import re
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntimeSession
 from lpnsr.runtime.bundle import MANIFEST
 from lpnsr.runtime.command import cli
 from lpnsr.runtime.upscaler import Upscaler
@@ -27,7 +28,10 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(here, bundle, capfd):
-    """Runs the command with the toy model; gives exit code and lines on stderr."""
+    """Runs the command with the toy model; gives exit code and lines on stderr.
+
+    Standard output has a line for each picture.
+    """
 
     def run(*arguments, model=bundle):
         try:
@@ -35,7 +39,7 @@ def run(here, bundle, capfd):
         except SystemExit as stop:
             code = stop.code
         out, err = capfd.readouterr()
-        assert out == ""
+        assert all(re.fullmatch(r".+ -> .+: \d+x\d+, \d+\.\d s", line) for line in out.splitlines())
         return code, err.splitlines()
 
     return run
@@ -113,13 +117,14 @@ def test_what_is_lost_is_said(here, run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: INPUT, -o/--output; see lpnsr-run --help"),
-        (["a.png"], "required: -o/--output"),
+        ([], "required: INPUT; see lpnsr-run --help"),
         (["a.png", "-o", "out", "--seed", "-1"], "'-1' is not a whole number, 0 to"),
         (["a.png", "-o", "out", "--seed", str(2**64)], "is not a whole number, 0 to"),
         (["a.png", "-o", "out", "--seed", "x"], "'x' is not a whole number"),
         (["a.png", "-o", "out", "--batch", "0"], "'0' is not a whole number, 1 or more"),
-        (["a.png", "-o", "out", "--tile", "64x"], "'64x' is not a tile such as 64 or 128x64"),
+        (["a.png", "-o", "out", "--tile", "64x"], "'64x' is not a tile size such as 64 or 128x64"),
+        (["a.png", "-o", "out", "--tile", "0x0"], "'0x0' is not a tile size"),
+        (["a.png", "-o", "out", "--tile", "٦٤"], "is not a tile size"),
         (["a.png", "-o", "out", "--tile", "72"], "lpnsr-export --tile 72x72"),
         (["a.png", "-o", "out", "--batch", "2"], "--batch 2"),
         (["a.png", "-o", "out", "--overlap", "30"], "choose 0 to 24"),
@@ -195,7 +200,7 @@ def test_values_that_are_not_finite_name_picture_and_tile(here, run):
 
 def scarce(monkeypatch, pixels):
     """Let the engine run out of memory with more input pixels than this at once."""
-    run, sizes = OnnxRuntime.run, []
+    run, sizes = OnnxRuntimeSession.run, []
 
     def exhausted(self, lr, noise):
         sizes.append(lr.shape)
@@ -203,7 +208,7 @@ def scarce(monkeypatch, pixels):
             raise MemoryError
         return run(self, lr, noise)
 
-    monkeypatch.setattr(OnnxRuntime, "run", exhausted)
+    monkeypatch.setattr(OnnxRuntimeSession, "run", exhausted)
     return sizes
 
 
@@ -212,14 +217,13 @@ def test_too_little_memory_names_the_picture(here, run, monkeypatch):
     code, errors = run("a.png", "-o", "out", "--tile", "32x32", "--batch", "3")
     assert code == 2
     assert errors == [
-        "lpnsr-run: memory has run out with tile 32x32 batch 3; "
-        "going on with at most tile 32x32 batch 1",
+        "lpnsr-run: memory has run out with tile 32x32 batch 3; going on with tile 32x32 batch 1",
         "lpnsr-run: a.png: not enough memory; crop or split the picture",
     ]
     assert files(here) == ["a.png"]
 
 
-def test_with_little_memory_batch_then_tile_shrink_and_are_said_once(
+def test_with_little_memory_batch_then_tile_are_reduced_and_said_once(
     here, run, bundle, monkeypatch
 ):
     for name in ("b.png", "c.png"):
@@ -228,16 +232,26 @@ def test_with_little_memory_batch_then_tile_shrink_and_are_said_once(
     code, errors = run("b.png", "c.png", "-o", "out", "--tile", "64", "--batch", "3")
     assert code == 0
     assert errors == [
-        "lpnsr-run: memory has run out with tile 64x64 batch 3; "
-        "going on with at most tile 64x64 batch 1",
-        "lpnsr-run: memory has run out with tile 64x64 batch 1; "
-        "going on with at most tile 32x64 batch 1",
+        "lpnsr-run: memory has run out with tile 64x64 batch 3; going on with tile 64x64 batch 1",
+        "lpnsr-run: memory has run out with tile 64x64 batch 1; going on with tile 32x64 batch 1",
     ]
-    assert [shape for shape in sizes if shape[2] == 64] == [(3, 3, 64, 64), (1, 3, 64, 64)]
+    # Each picture is tried as if the other had not been there.
+    assert [shape for shape in sizes if shape[2] == 64] == [(3, 3, 64, 64), (1, 3, 64, 64)] * 2
     expected = Upscaler.from_bundle(bundle, tile=(32, 64)).upscale(photo(60, 60))
     for name in ("b.png", "c.png"):
         np.testing.assert_array_equal(pixels(here / "out" / name), expected)
     assert files(here / "out") == ["b.png", "c.png"]
+
+
+def test_without_threads_there_is_one_line(here, run, monkeypatch):
+    def exhausted(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    code, errors = run("a.png", "-o", "out")
+    assert code == 2
+    assert errors[-1].startswith("lpnsr-run: the system refuses to start threads (can't start")
+    assert files(here) == ["a.png"]
 
 
 def test_a_failing_write_is_one_line(here, run, monkeypatch):
@@ -271,7 +285,8 @@ def test_version_and_help(capsys):
 def test_as_a_process(here, bundle):
     command = [sys.executable, "-m", "lpnsr.runtime.command.cli", "a.png", "-o", "out", "--model"]
     good = subprocess.run([*command, str(bundle)], capture_output=True, text=True)
-    assert (good.returncode, good.stdout) == (0, "")
+    assert good.returncode == 0
+    assert re.fullmatch(r"a\.png -> out/a\.png: 200x160, \d+\.\d s\n", good.stdout)
     assert re.fullmatch(r"lpnsr-run: runs with (ONNX|Open).* \(.+\)\n", good.stderr)
     assert pixels("out/a.png").shape == (160, 200, 3)
     bad = subprocess.run([*command, "none", "--overwrite"], capture_output=True, text=True)

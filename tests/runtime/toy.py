@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest, Stage, StepConstants
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
@@ -104,7 +106,7 @@ def write_bundle(
         "latent_channels": CHANNELS,
         "draws": DRAWS,
         "schedule": {"steps": 3.0},
-        "precision": {"denoiser": "float32"},
+        "precision": {"denoiser": "fp32"},
         "graphs": tuple(graphs),
         "files": {g.file: digest(folder / g.file) for g in graphs},
         "versions": {"onnx": onnx.__version__},
@@ -175,7 +177,7 @@ def write_staged_bundle(folder: Path, tile: tuple[int, int] = (32, 32), batch: i
         latent_channels=CHANNELS,
         draws=3,
         schedule={"steps": 3.0},
-        precision={name: "float32" for name in pictures},
+        precision={name: "fp32" for name in pictures},
         graphs=(graph,),
         files={stage.file: digest(folder / stage.file) for stage in stages},
         versions={"onnx": onnx.__version__},
@@ -195,3 +197,34 @@ def photo(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(y / 7 + k) * np.cos(x / 9 - k) for k in range(3)]
     return np.rint(np.stack(waves, axis=-1) * 90 + 120).astype(np.uint8)
+
+
+class Grey(Backend):
+    """A backend that returns grey and notes its inputs."""
+
+    def __init__(self):
+        self.calls, self.loaded = [], []
+
+    def load(self, bundle, graph):
+        self.loaded.append(graph)
+        return GreySession(self, bundle, graph)
+
+    def run(self, lr, noise):
+        self.calls.append((lr, noise))
+        batch, channels, height, width = lr.shape
+        return np.zeros((batch, channels, SCALE * height, SCALE * width), np.float32)
+
+    def run_precisely(self, lr, noise):
+        return self.run(lr, noise)
+
+    def describe(self):
+        return "grey"
+
+
+class GreySession(Session):
+    def __init__(self, backend, bundle, graph):
+        super().__init__(bundle, graph)
+        self.run, self.run_precisely = backend.run, backend.run_precisely
+
+    def run(self, lr, noise):
+        """Replaced by that of the backend."""
