@@ -222,6 +222,9 @@ def _manifest(
 ) -> Manifest:
     schedule = dataclasses.asdict(preset.schedule)
     schedule.pop("noise_kinds", None)  # `variant` tells them
+    packages = ["lpnsr", "torch", "onnx-ir", "onnxruntime"]
+    if any(len(graph.parity) > 1 for graph in graphs):  # measured as an engine reduces it
+        packages.append("openvino")
     return Manifest(
         preset=preset.name,
         scale=preset.scale,
@@ -233,6 +236,6 @@ def _manifest(
         precision=types,
         graphs=tuple(graphs),
         files=files,
-        versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},
+        versions={name: version(name) for name in packages},
         variant=describe(preset),
     )

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, PHASES, START, Step
+from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.onnxfile import DamagedError, references
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ TOPOLOGIES = ("unrolled", "staged")
 
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).resolve().parent / "builtin"
+BUILTIN_NAME = "lpnsr-tiny"
 
 
 class BundleError(ValueError):
@@ -188,7 +191,7 @@ class Manifest:
         topology: one of `TOPOLOGIES`.
         steps: of a staged chain, the update that starts it, then one for each step.
         files: file name -> SHA-256 of every file but the manifest and the engines.
-        versions: the packages that made the bundle.
+        versions: the packages that made the bundle and measured `parity`.
         engines: what was built of the graphs.
     """
 
@@ -310,11 +313,14 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Open the bundle in folder `path` and check every file against its SHA-256.
 
+        Args:
+            path: its folder, or its name, if `lpnsr-export` has put it into the cache.
+
         Raises:
             BundleError: no bundle there, a file is missing or differs from its hash, or a name in
                 the manifest points out of the bundle.
         """
-        path = Path(path)
+        path = locate(Path(path))
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle (no {MANIFEST}); make one with lpnsr-export")
         try:
@@ -382,6 +388,20 @@ class Bundle:
                     f"{path} reads a file that {MANIFEST} does not list: {name}; "
                     "export the bundle again"
                 )
+
+
+def locate(path: Path) -> Path:
+    """The folder of a bundle, which may be called by its name: the cache's, or the built-in one.
+
+    A folder that is there goes before one of that name in the cache.
+    """
+    if (path / MANIFEST).is_file() or len(path.parts) != 1:
+        return path
+    with suppress(RuntimeError):  # the user has no home folder
+        kept = bundle_folder(path.name)
+        if (kept / MANIFEST).is_file():
+            return kept
+    return BUILTIN if path.name == BUILTIN_NAME else path
 
 
 def _check_stages(graph: Graph, steps: int) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpnsr.runtime.backends.base import Backend, BackendError, cache_folder
+from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, BundleError, Graph, inputs, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -38,7 +39,7 @@ def is_installed() -> bool:
 class OpenVino(Backend):
     """Runs a bundle's ONNX graph, compiled for this processor.
 
-    Compiled graphs are kept in a folder (`cache_folder`), so that later starts are quick.
+    Compiled graphs are kept in a folder (`compiled_folder`), so that later starts are quick.
 
     Args:
         threads: CPU threads; by default one per physical core.
@@ -71,7 +72,7 @@ class OpenVino(Backend):
         self._errors = (RuntimeError, *failures)
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         with suppress(OSError, RuntimeError):  # nowhere to write, or no home at all
-            folder = cache_folder()
+            folder = compiled_folder()
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 self._settings["CACHE_DIR"] = str(folder)

@@ -20,7 +20,6 @@ from lpnsr.runtime.backends.base import (
     BackendError,
     NotFiniteError,
     Task,
-    cache_folder,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
@@ -29,6 +28,7 @@ from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.backends.registry import BACKENDS, Options
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     from cuda.core import Device
@@ -107,7 +107,7 @@ class TensorRt(Backend):
         plan = engine_files.read(bundle, engine)
         self._accept(bundle, engine, plan)
         gpu = re.sub(r"\W+", "-", self._device.name).lower()
-        compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
+        compiled = compiled_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
         return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:

@@ -256,15 +256,15 @@ def test_parity_in_bf16_is_measured(bundle):
 
 
 def test_accurate_enough_in_bf16():
-    tolerance = Tolerance(x0_bf16=0.03, psnr_bf16=45)
-    fine = {"x0_relative_l2": 0.02, "sr_psnr": 30, "decoder_psnr": 46, "category_share": 1.0}
+    tolerance = Tolerance(category_share=0.999)
+    fine = {"sr_psnr": 40.0, "sr_near_share": 0.95, "category_share": 0.999}
     assert accurate_in_bf16(fine, tolerance)
-    assert accurate_in_bf16({"x0_relative_l2": 0.02, "sr_psnr": 46}, tolerance)
+    assert accurate_in_bf16({"sr_psnr": 46, "sr_near_share": 1}, tolerance)
     for name, value in (
-        ("x0_relative_l2", 0.031),
-        ("x0_relative_l2", np.nan),
-        ("decoder_psnr", 44.9),
-        ("decoder_psnr", np.nan),
+        ("sr_psnr", 39.9),
+        ("sr_psnr", np.nan),
+        ("sr_near_share", 0.949),
+        ("sr_near_share", np.nan),
         ("category_share", 0.99),
     ):
         assert not accurate_in_bf16({**fine, name: value}, tolerance)

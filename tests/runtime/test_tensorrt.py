@@ -222,7 +222,7 @@ def test_what_was_compiled_is_kept_for_the_next_start(gpu, built, tmp_path):
     device = gpu()
     loaded(built)
     assert device.cache == []
-    (kept,) = (tmp_path / "cache" / "lpnsr").iterdir()
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").iterdir()
     assert kept.name.endswith(".simulated-gpu.jit")
     loaded(built)
     assert device.cache == [b"compiled"]
