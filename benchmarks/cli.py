@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
 
 COMMANDS = {
     "quick": "this machine with the built-in model, in every engine",
@@ -13,6 +15,7 @@ COMMANDS = {
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
+    "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
     "noise": "what the noise predictor is worth in chains of one to four steps",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }
@@ -23,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="lpnsr-bench", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('lpnsr')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose.capitalize() + ".")
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _load(name: str, parser: argparse.ArgumentParser) -> object:
+def _load(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     try:
         return import_module(f"lpnsr.benchmarks.{name}")
     except ImportError as error:

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ class Eager(Backend):
         device: of the chain.
     """
 
-    def __init__(self, call: object, device: torch.device) -> None:
+    def __init__(self, call: Callable[..., torch.Tensor], device: torch.device) -> None:
         self._call, self._device = call, device
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:

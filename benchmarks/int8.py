@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from PIL import Image
 
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.report import table
-from lpnsr.benchmarks.timing import Row, spread, time_in_turns
+from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.export.check.calls import Call, record
-from lpnsr.export.check.run_onnx import run_onnxruntime, run_openvino
+from lpnsr.export.check.run_onnx import Values, run_onnxruntime, run_openvino
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.export.graph.unroll import single
 from lpnsr.models.chain import Chain
@@ -125,10 +126,14 @@ def measure(call: Call, file: Path, small: Path, x: np.ndarray, runs: int) -> Ro
         "OpenVINO int8, fp32": run_openvino(small, "fp32"),
         "OpenVINO int8, bf16": run_openvino(small, "bf16"),
     }
-    everyone = {"PyTorch fp32": lambda: call.function(*call.inputs).numpy()}
+    everyone: dict[str, Run] = {"PyTorch fp32": lambda: call.function(*call.inputs).numpy()}
     for name, engine in engines.items():
-        everyone[name] = lambda engine=engine: next(iter(engine({"x": x}).values()))
+        everyone[name] = partial(_output, engine, x)
     return time_in_turns(Row(call.stage, 0), everyone, runs)
+
+
+def _output(engine: Callable[[Values], Values], x: np.ndarray) -> np.ndarray:
+    return next(iter(engine({"x": x}).values()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,7 +38,7 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, object]:
+def environment() -> dict[str, Any]:
     """Processor, cores, GPU, operating system and versions."""
     return {
         "processor": _processor(),
@@ -77,7 +78,7 @@ def matrix_rate(precision: str, size: int = 2048, runs: int = 9) -> float:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.from_numpy(matrix).to(device, dtype) for matrix in (a, b))
-    products = [lambda: x @ y]
+    products: list[Callable[[], object]] = [lambda: x @ y]
     if device == "cpu" and _version("openvino"):
         products.append(_compiled(a, b, precision))
     return size**3 / min(seconds(product) for product in products for _ in range(runs))
@@ -102,7 +103,8 @@ def peak_memory() -> int:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Unlike getrusage, this does not begin with what the parent process held.
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    (most,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(most) * 1024
 
 
 def device_memory() -> int | None:

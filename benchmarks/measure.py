@@ -187,8 +187,9 @@ def _exported(
     if (target / MANIFEST).is_file():
         return Bundle.open(target), None
     _say(f"exporting {target.name}")
-    options = {"precision": precision, "topology": topology}
-    taken = seconds(lambda: pack(chain, preset, [shape], target, **options))
+    taken = seconds(
+        lambda: pack(chain, preset, [shape], target, precision=precision, topology=topology)
+    )
     return Bundle.open(target), round(taken, 1)
 
 

@@ -134,12 +134,18 @@ class Methods:
                     self.add(name + staged + uncaptured, load)
 
     def _add_engine(
-        self, computed: str, bundle: Bundle, engine: str, precision: str, *noisy: np.ndarray
+        self,
+        computed: str,
+        bundle: Bundle,
+        engine: str,
+        precision: str,
+        lr: np.ndarray,
+        noise: np.ndarray,
     ) -> bool:
         """Whether the backend runs."""
         name = f"{label(engine)} {computed}"
         self.engines[name] = bundle.path, engine, precision
-        self.add(name, partial(_loaded, bundle, engine, precision, *noisy))
+        self.add(name, partial(_loaded, bundle, engine, precision, lr, noise))
         return name in self.runs
 
 
@@ -187,7 +193,7 @@ def compile_networks(chain: Chain) -> Chain:
     """The chain with each network compiled by `torch.compile`; weights are shared."""
     parts = {name: _compiled(module) for name, module in chain.named_children() if name != "codec"}
     codec = copy.copy(chain.codec)
-    codec._modules = {name: _compiled(module) for name, module in codec._modules.items()}
+    codec._modules = {name: _compiled(module) for name, module in codec.named_children()}
     return chain.replaced(codec=codec, **parts)
 
 

@@ -81,7 +81,7 @@ def _methods(
             spread(values),
             f"{authors / median(values):.2f}",
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
-            "-" if odd else f"{macs / median(values) / 1e9 / rate:.0%}",
+            "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
         if peaks:
             cells.append(_memory(result.starts.get(name)))
@@ -96,7 +96,7 @@ def _published(row: Published | None) -> str:
     return ", ".join(parts + ([row.parameters] if row.parameters else []))
 
 
-def _memory(start: Mapping[str, float | None] | None) -> str:
+def _memory(start: Mapping[str, Any] | None) -> str:
     if start is None:
         return "-"
     host = f"{start['memory'] / 1e9:.2f} GB"
@@ -243,6 +243,25 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     if absent and not main:
         parts += ["Not possible here:", absent]
     return "\n\n".join(parts)
+
+
+def summary(kept: Sequence[Mapping[str, Any]]) -> str:
+    """One table of several workloads on one machine: seconds of a tile in every engine.
+
+    The rows of graphs as traced, which only explain a difference, are left out.
+
+    Args:
+        kept: what `lpnsr-bench table` writes to `--json`, each with one model.
+    """
+    lines = []
+    for each in kept:
+        (result,) = (Result.from_json(fields) for fields in each["results"])
+        for name, (taken, times, psnr, _, memory) in _methods(result, each["machine"][RATES], True):
+            if TRACED not in name:
+                lines.append([result.label, name, taken, times, psnr, memory])
+    machine = kept[0]["machine"]
+    header = ["model", "method", "64x64 tile", "times the authors'", "PSNR to eager", "memory"]
+    return f"{table(header, lines)}\n\n{machine['processor']}, {machine['cores']} cores."
 
 
 def _changed(workload: Workload) -> str:

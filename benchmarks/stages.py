@@ -11,10 +11,11 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def report(figures: Mapping[str, object]) -> str:
+def report(figures: Mapping[str, Any]) -> str:
     """Markdown of what `--json` keeps."""
     about, tile = figures["machine"], figures["tile"]
     rates = about[machine.RATES]
@@ -129,10 +130,14 @@ def measure_stages(
         ir.save(model, file, external_data=f"{stage}.bin")
         eager = partial(first[stage].function, *first[stage].inputs)
         row = Row(stage, count.eager(eager))
-        everyone = {EAGER: lambda eager=eager: eager().numpy()}
+        everyone: dict[str, Run] = {EAGER: partial(_array, eager)}
         for name, (engine, precision) in engines.items():
             everyone[name] = _stage_run(engine, precision, file, first[stage].inputs[0].numpy())
         yield time_in_turns(row, everyone, runs)
+
+
+def _array(call: Callable[[], torch.Tensor]) -> np.ndarray:
+    return call().numpy()
 
 
 def _stage_run(engine: str, precision: str, file: Path, x: np.ndarray) -> Run:

@@ -80,7 +80,8 @@ class Kernels:
     """
 
     def __init__(self, arch: str, name: str) -> None:
-        self._code, self._kernels = _code(arch, name), {}
+        self._code = _code(arch, name)
+        self._kernels: dict[str, Kernel] = {}
 
     def __getitem__(self, name: str) -> Kernel:
         if name not in self._kernels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -28,7 +29,7 @@ class Call:
 
     stage: str
     function: Callable[..., Tensor]
-    inputs: Sequence[object]
+    inputs: Sequence[Any]
     output: Tensor
 
 

@@ -19,7 +19,12 @@ from lpnsr.runtime.bundle import Bundle, BundleError, Graph
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for engines."""
     group = parser.add_argument_group("engines for NVIDIA GPUs")
-    group.add_argument("--engine", choices=BUILDERS, help="build engines of all graphs")
+    group.add_argument(
+        "--engine",
+        choices=BUILDERS,
+        help="build engines of all graphs, with polygraphy (the extra engines) and this builder "
+        "(the extra of its name)",
+    )
     group.add_argument(
         "--gpu",
         type=_gpu,
@@ -66,7 +71,7 @@ def check(args: argparse.Namespace) -> building.Order | None:
     """What the options ask for; None if for no engine.
 
     Raises:
-        BackendError: the builder is not installed, or does not build for such a GPU here.
+        BackendError: as `building.order`.
     """
     if not args.engine:
         return None

@@ -1,4 +1,10 @@
-"""Engines on a GPU against their ONNX graphs on the CPU, on fresh random input."""
+"""Engines on a GPU against their ONNX graphs on the CPU, on fresh random input.
+
+The runtime itself runs the engines, so that what is compared is what users get: a whole chain, with
+the fused kernel and the CUDA graph. This is why polygraphy's comparator is not used: its TensorRT
+runner runs single engines by means of its own, its ONNX Runtime runner does not find the weights of
+a graph that `emulate` has made, and its PSNR is against the largest value, not a fixed range.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from lpnsr.models.training.config import STAGES
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lpnsr-train", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('lpnsr')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for stage in STAGES:
         name = stage.replace("_", "-")

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain, residual_shift
 from lpnsr.models.color import correct
+from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset, module_of
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training.config import StageConfig
@@ -90,17 +91,17 @@ class _StraightThrough(nn.Module):
 
 
 def start_from_zero(network: nn.Module) -> None:
-    """Let the last convolution of a fresh Swin-UNet put out zeros.
+    """Let the last convolution of a fresh denoiser or noise predictor put out zeros.
 
     A denoiser with a skip then returns its state, and a noise predictor standard normal noise.
     """
-    if isinstance(network, SwinUNet):
-        last = network.conv_last if network.config.features else network.out[-1]
+    if isinstance(network, SwinUNet | PointwiseNet):
+        _, last = _ends(network)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
 
-def start_with_detail(network: SwinUNet, scale: int) -> None:
+def start_with_detail(network: SwinUNet | PointwiseNet, scale: int) -> None:
     """Let a fresh noise predictor see the state's detail, and add next to no noise by chance.
 
     For a state that is a rearranged picture. What there is to mend in it, noise above all, is small
@@ -112,15 +113,24 @@ def start_with_detail(network: SwinUNet, scale: int) -> None:
         network: the state comes first among its inputs; it puts out means, then log-variances.
         scale: side of a block of pixels that make one position.
     """
-    first, last = network.input_blocks[0][0], network.out[-1]
+    first, last = _ends(network)
     block = scale * scale
     mean = torch.block_diag(*[torch.full((block, block), 1 / block)] * 3)
     detail = DETAIL_GAIN * (torch.eye(3 * block) - mean)[: first.out_channels]
     with torch.no_grad():
         first.weight[: len(detail)] = 0
         first.bias[: len(detail)] = 0
-        first.weight[: len(detail), : 3 * block, 1, 1] = detail
+        centre = first.kernel_size[0] // 2
+        first.weight[: len(detail), : 3 * block, centre, centre] = detail
         last.bias[3 * block :] = LEAST_LOGVAR
+
+
+def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The first and the last convolution."""
+    if isinstance(network, PointwiseNet):
+        return network.first, network.last
+    last = network.conv_last if network.config.features else network.out[-1]
+    return network.input_blocks[0][0], last
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:

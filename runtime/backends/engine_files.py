@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -38,8 +38,7 @@ def import_builder(name: str) -> ModuleType:
 def create_log(trt: ModuleType) -> Any:
     """A logger that keeps errors and prints nothing.
 
-    Its method `fail(what)` returns a `BackendError`, or a `MemoryError` where memory has run out,
-    with the first error since the last call.
+    Its method `fail(what)` returns what `failure` makes of the errors since the last call.
     """
 
     class Log(trt.ILogger):
@@ -52,13 +51,25 @@ def create_log(trt: ModuleType) -> Any:
                 self._errors.append(message)
 
         def fail(self, what: str) -> Exception:
-            text = " ".join(self._errors) or "no reason is given"
-            reason = (self._errors or [text])[0].splitlines()[0]
-            self._errors.clear()
-            is_memory = re.search(r"out.?of.?memory|bad.?alloc", text, re.IGNORECASE)
-            return (MemoryError if is_memory else BackendError)(f"{what}: {reason}")
+            errors, self._errors = self._errors, []
+            return failure(what, errors)
 
     return Log()
+
+
+def failure(what: str, errors: Sequence[str]) -> BackendError | MemoryError:
+    """What to raise where a builder or an engine has failed.
+
+    Args:
+        what: has failed.
+        errors: that were logged, the decisive one first.
+
+    Returns:
+        A `MemoryError` where memory has run out, else a `BackendError`; with one line.
+    """
+    first = (errors or ["no reason is given"])[0]
+    is_memory = re.search(r"out.?of.?memory|bad.?alloc", " ".join(errors), re.IGNORECASE)
+    return (MemoryError if is_memory else BackendError)(f"{what}: {first.splitlines()[0]}")
 
 
 def command(bundle: Bundle, builder: str, *gpus: str) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +20,17 @@ from lpnsr.runtime.tiles.sizes import parse_tile
 
 NAME = "lpnsr-run"
 
+_INPUT = "picture, or folder of pictures; - is standard input"
+
+_OUTPUT = "folder, or one file, or - for standard output (default: beside the input, photo_x4.png)"
+
+_EXIT_CODES = """\
+exit codes:
+  0  all pictures are written
+  1  some of several are not
+  2  the only one is not, or the run cannot start or go on
+  130, 143  interrupted by Ctrl-C or SIGTERM; --skip-existing resumes"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -23,19 +38,56 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, by default that of the process; completes it where a shell asks for that.
+
+    Raises:
+        SystemExit: it makes no sense, or asks for help or the version.
+    """
+    command = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        with suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(command)
+    args = command.parse_intermixed_args(argv)
+    args.inputs += args.more_inputs
+    if not args.inputs:
+        command.error("the following arguments are required: INPUT")
+    if args.size:
+        if args.width or args.height:
+            command.error("argument --size: not allowed with --width and --height")
+        args.width, args.height = args.size
+    if args.suffix is None:
+        args.suffix = "" if args.output else _mark(args)
+    return args
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = _Parser(
-        prog=NAME, description="Make pictures up to four times as large, with super-resolution."
+        prog=NAME,
+        description="Make pictures up to four times as large, with super-resolution.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help="picture, or folder of pictures")
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or one file")
+    add("inputs", nargs="*", type=Path, metavar="INPUT", help=_INPUT)
+    add(
+        *("-i", "--input"),
+        nargs="+",
+        default=[],
+        dest="more_inputs",
+        type=Path,
+        metavar="INPUT",
+        help="the same",
+    )
+    add("-o", "--output", type=Path, metavar="OUT", help=_OUTPUT)
     _add_files(parser.add_argument_group("files"))
     _add_output(parser.add_argument_group("output"))
     _add_model(parser.add_argument_group("model"))
-    add("--debug", action="store_true", help="show where an error comes from")
-    add("--version", action="version", version=f"%(prog)s {_version()}")
+    _add_engine(parser.add_argument_group("engine"))
+    _add_messages(parser.add_argument_group("messages"))
     return parser
 
 
@@ -51,7 +103,16 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         help="leave out pictures whose output exists; resumes a run",
     )
     add("--pattern", default="*", metavar="GLOB", help='which files of a folder, e.g. "IMG_*.jpg"')
-    add("--suffix", type=_suffix, default="", help="put behind each output's name, e.g. _x4")
+    add(
+        "--suffix",
+        type=_suffix,
+        help="put behind each output's name (default: none, without -o such as _x4)",
+    )
+    add(
+        "--salvage",
+        action="store_true",
+        help="take of damaged JPEGs what can be decoded; the rest is grey",
+    )
     add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--max-megapixels",
@@ -77,12 +138,15 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="1 to 100, of JPEG and WebP; WebP is lossless at 100 (default: 95)",
     )
     add(
-        "--scale",
+        *("-s", "--scale"),
         type=_scale,
         default=4.0,
         metavar="X",
         help="1 to 4, any number; less than 4 is upscaled x4 and reduced (default: 4)",
     )
+    add("--width", type=_positive, metavar="PIXELS", help="reduce wider outputs to this")
+    add("--height", type=_positive, metavar="PIXELS", help="reduce higher outputs to this")
+    add("--size", type=_size, metavar="WxH", help="both; the proportions are kept")
     add("--max-side", type=_positive, metavar="PIXELS", help="reduce larger outputs to this")
     add(
         "--alpha",
@@ -104,6 +168,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
     add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
     add(
+        "-t",
         "--tile",
         type=parse_tile,
         metavar="HxW",
@@ -115,6 +180,16 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="PIXELS",
         help="least overlap of tiles in input pixels (default: 8 or 16, what costs less)",
     )
+    add(
+        "--no-color-fix",
+        dest="color_fix",
+        action="store_false",
+        help="keep the model's large-scale colors instead of the input's",
+    )
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--batch", type=_positive, metavar="N", help="tiles to run at once")
     add("--backend", choices=backends.NAMES, default="auto", help="inference engine")
     add(
@@ -125,11 +200,28 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     add("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
     add(
-        "--no-color-fix",
-        dest="color_fix",
-        action="store_false",
-        help="keep the model's large-scale colors instead of the input's",
+        *("-g", "--gpu"),
+        type=_count,
+        metavar="N",
+        help="NVIDIA GPU to use, as nvidia-smi numbers them (default: 0)",
     )
+
+
+def _add_messages(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
+    add("-q", "--quiet", action="store_true", help="say only what goes wrong")
+    add("--debug", action="store_true", help="show where an error comes from")
+    add("--version", action="version", version=f"%(prog)s {_version()}")
+
+
+def _mark(args: argparse.Namespace) -> str:
+    """What tells an output from the input beside it."""
+    if args.width and args.height:
+        return f"_{args.width}x{args.height}"
+    if args.width or args.height:
+        return f"_w{args.width}" if args.width else f"_h{args.height}"
+    return f"_x{args.scale:g}"
 
 
 def _version() -> str:
@@ -137,6 +229,13 @@ def _version() -> str:
         return version("lpnsr")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
+    return int(match[1]), int(match[2])
 
 
 def _suffix(text: str) -> str:

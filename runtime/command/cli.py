@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import BundleError
-from lpnsr.runtime.command import jobs, report
-from lpnsr.runtime.command.arguments import NAME, parser
+from lpnsr.runtime.command import jobs, progress, rehearsal, report, streams
+from lpnsr.runtime.command.arguments import NAME, parse
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
 from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
-from lpnsr.runtime.pictures.formats import FORMATS
+from lpnsr.runtime.pictures.formats import FORMATS, Format
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Upscaler
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 if all pictures are written, 1 if some of several are not, 2 if a single one is
         not or the run cannot start or go on, 128 plus the signal's number if interrupted.
     """
-    args = parser().parse_args(argv)
+    args = parse(argv)
     try:
         return _run(args)
     except KeyboardInterrupt:
@@ -58,59 +58,110 @@ def _run(args: argparse.Namespace) -> int:
     Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
     if args.threads:
         cv2.setNumThreads(args.threads)
+    if args.gpu is not None:
+        _choose_gpu(args.gpu)
     kind = FORMATS[args.format or _format_of(args.output)]
-    naming = Naming(kind.suffixes, args.suffix, args.pattern)
-    replace = args.overwrite or args.skip_existing
-    planned = jobs.plan(args.inputs, args.output, naming, replace=replace, warn=_say)
-    if args.report:
-        jobs.check_report(args.report, planned)
-    skipped = dict.fromkeys(job for job in planned if args.skip_existing and job.target.exists())
-    todo = [job for job in planned if job not in skipped]
-    if skipped:
-        _say(f"{len(skipped)} of {len(planned)} pictures exist and are skipped")
+    args.quiet |= streams.STANDARD in (*args.inputs, args.output)
+    with streams.replaced(args.inputs, args.output, kind.suffixes[0]) as (inputs, output):
+        naming = Naming(kind.suffixes, args.suffix, args.pattern)
+        replace = args.overwrite or args.skip_existing or args.dry_run
+        plan = jobs.plan(inputs, output, naming, replace=replace, warn=_say)
+        if args.report:
+            jobs.check_report(args.report, plan.jobs)
+        existing = {job for job in plan.jobs if args.skip_existing and job.target.exists()}
+        skipped = [job for job in plan.jobs if job in existing]
+        todo = [job for job in plan.jobs if job not in existing]
+        if skipped and not args.quiet:
+            _say(f"{len(skipped)} of {len(plan.jobs)} pictures exist and are skipped")
+        for source, reason in plan.unread.items():
+            _say(f"{source} {reason}")
+        with nullcontext() if args.debug else _quiet_decoders():
+            if args.dry_run:
+                return _rehearse(args, todo, len(plan.unread))
+            return _upscale(args, kind, todo, skipped, plan.unread)
+
+
+def _upscale(
+    args: argparse.Namespace,
+    kind: Format,
+    todo: list[Job],
+    skipped: list[Job],
+    unread: dict[Path, str],
+) -> int:
+    """Upscale and report what is to be done; returns the exit code."""
     outcomes: list[Outcome] = []
-    with (
-        nullcontext() if args.debug else _quiet_decoders(),
-        _bars(len(todo)) as (pictures, tiles),
-        _signals() as (stop, received),
-    ):
-        upscaler = Upscaler.from_bundle(
-            args.model,
-            backend=args.backend,
-            tile=args.tile,
-            batch=args.batch,
-            overlap=args.overlap,
-            threads=args.threads,
-            precision=args.precision,
-        )
-        if args.backend == "auto":
-            _say(f"runs with {upscaler.choice}")
+    with progress.bars(todo, args.quiet) as bars, _signals() as (stop, received):
+        upscaler = _upscaler(args)
         pipeline = Pipeline(
-            upscaler, _recipe(args), kind, args.quality, _say, tiles.show, stop=stop
+            upscaler, _recipe(args), kind, args.quality, _say, bars.show, stop, args.salvage
         )
         try:
             for outcome in pipeline.run(todo):
                 outcomes.append(outcome)
-                _comment(outcome, args.debug)
-                pictures.update()
+                _comment(outcome, args)
+                bars.end(outcome.job)
         finally:
             # They arrive in any order, but are reported in that of the inputs.
             place = {job: number for number, job in enumerate(todo)}
             outcomes.sort(key=lambda outcome: place[outcome.job])
             if args.report:
-                report.write(args.report, _shared(args, upscaler), outcomes, list(skipped))
-    return _close(outcomes, len(todo), received)
+                report.write(args.report, _shared(args, upscaler), outcomes, skipped, unread)
+    return _close(outcomes, len(todo), len(unread), received)
 
 
-def _format_of(output: Path) -> str:
+def _rehearse(args: argparse.Namespace, todo: list[Job], unread: int) -> int:
+    """Tell what `_upscale` would do; returns the exit code that is to be expected."""
+    pixels, failed = rehearsal.sizes(todo, _recipe(args), _tell, _say)
+    if pixels:
+        seconds = pixels * rehearsal.seconds_per_pixel(_upscaler(args))
+        _tell(
+            f"{len(todo) - failed} pictures, {pixels / 1e6:.2f} megapixels: "
+            f"about {rehearsal.duration(seconds)}"
+        )
+    return _exit_code(failed + unread, len(todo) + unread)
+
+
+def _upscaler(args: argparse.Namespace) -> Upscaler:
+    upscaler = Upscaler.from_bundle(
+        args.model,
+        backend=args.backend,
+        tile=args.tile,
+        batch=args.batch,
+        overlap=args.overlap,
+        threads=args.threads,
+        precision=args.precision,
+    )
+    if args.backend == "auto" and not args.quiet:
+        _say(f"runs with {upscaler.choice}")
+    return upscaler
+
+
+def _choose_gpu(number: int) -> None:
+    """Let the CUDA driver, which is not loaded yet, show one GPU alone."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number)] * (number + 1)
+    if number >= len(names):
+        raise JobError(f"--gpu {number}: CUDA_VISIBLE_DEVICES shows {len(names)}, from 0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def _format_of(output: Path | None) -> str:
     """The format that the output's name asks for, PNG if it names a folder."""
-    suffix = "" if output.is_dir() else output.suffix.lower()
+    suffix = "" if output is None or output.is_dir() else output.suffix.lower()
     return next((name for name, kind in FORMATS.items() if suffix in kind.suffixes), "png")
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     return Recipe(
-        args.seed, args.deterministic, args.color_fix, args.alpha, args.scale, args.max_side
+        seed=args.seed,
+        deterministic=args.deterministic,
+        color_fix=args.color_fix,
+        alpha=args.alpha,
+        scale=args.scale,
+        max_side=args.max_side,
+        width=args.width,
+        height=args.height,
     )
 
 
@@ -123,13 +174,15 @@ def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
     }
 
 
-def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
+def _close(outcomes: Sequence[Outcome], asked: int, unread: int, received: list[int]) -> int:
     """Say how the run went; returns the exit code."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed and asked > 1:
         _say(f"{len(failed)} of {asked} pictures failed:")
         for outcome in failed:
             _say(f"  {_message(outcome.error, outcome.job)}")
+    if unread and asked + unread > 1:
+        _say(f"{unread} of {asked + unread} pictures are of kinds that are not read")
     if received and len(outcomes) < asked:
         _say(
             f"interrupted after {len(outcomes)} of {asked} pictures; to resume, "
@@ -142,9 +195,13 @@ def _close(outcomes: Sequence[Outcome], asked: int, received: list[int]) -> int:
             "run the same command with --skip-existing"
         )
         return 2
-    if failed:
-        return 1 if asked > 1 else 2
-    return 0
+    return _exit_code(len(failed) + unread, asked + unread)
+
+
+def _exit_code(failed: int, asked: int) -> int:
+    if not failed:
+        return 0
+    return 1 if asked > 1 else 2
 
 
 @contextmanager
@@ -185,37 +242,25 @@ def _quiet_decoders() -> Iterator[None]:
             os.close(descriptor)
 
 
-class _Tiles:
-    """A progress bar over the tiles of the current picture."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-        self._job: Job | None = None
-
-    def show(self, job: Job, done: int, total: int) -> None:
-        """Show that `done` of `total` tiles are done."""
-        if self._job != job:
-            self._job = job
-            self._bar.set_description(job.source.name, refresh=False)
-            self._bar.reset(total)
-        self._bar.update(done - self._bar.n)
-
-
-@contextmanager
-def _bars(pictures: int) -> Iterator[tuple[tqdm, _Tiles]]:
-    with (
-        tqdm(total=pictures, desc="pictures", unit="picture", disable=None) as outer,
-        tqdm(desc="tiles", unit="tile", leave=False, disable=None) as inner,
-    ):
-        yield outer, _Tiles(inner)
-
-
-def _comment(outcome: Outcome, debug: bool) -> None:
-    """Report what went wrong with a picture or was lost."""
+def _comment(outcome: Outcome, args: argparse.Namespace) -> None:
+    """Say what became of a picture, what went wrong and what got lost."""
     if outcome.cause:
-        _explain(outcome.cause, debug, outcome)
-    elif outcome.lost:
+        _explain(outcome.cause, args.debug, outcome)
+        return
+    if outcome.lost:
         _say(f"warning: {outcome.job.source}: {', '.join(outcome.lost)} dropped")
+    if not args.quiet:
+        height, width = outcome.output_size
+        seconds = sum(outcome.seconds.values())
+        job = outcome.job
+        _tell(f"{job.source} -> {job.target}: {width}x{height}, {seconds:.1f} s")
+
+
+def _tell(line: str) -> None:
+    """Print a result."""
+    encoding = sys.stdout.encoding or "utf-8"
+    line = " ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding)
+    tqdm.write(line, file=sys.stdout)
 
 
 def _explain(error: BaseException, debug: bool, outcome: Outcome | None = None) -> None:

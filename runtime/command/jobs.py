@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
 
-from lpnsr.runtime.pictures.images import SUFFIXES
+from lpnsr.runtime.pictures import kinds
+from lpnsr.runtime.pictures.formats import FORMATS
+
+_WRITTEN = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
 
 
 class JobError(ValueError):
@@ -31,6 +35,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        jobs: the pictures to upscale, a folder's in the order of their names.
+        unread: pictures of kinds that are not read here, and why not.
+    """
+
+    jobs: list[Job]
+    unread: dict[Path, str]
+
+
+@dataclass(frozen=True)
 class Naming:
     """How pictures are found and their outputs named.
 
@@ -48,47 +65,49 @@ class Naming:
 
 def plan(
     inputs: Sequence[Path],
-    output: Path,
+    output: Path | None,
     naming: Naming | None = None,
     *,
     replace: bool = False,
     warn: Callable[[str], None] = lambda message: None,
-) -> list[Job]:
+) -> Plan:
     """Pair every input picture with its output file.
 
     A single input file and an output with one of the format's suffixes, which is not a folder, are
     such a pair. Otherwise `output` is a folder. `photo.jpg` becomes `photo.png` in it; pictures
-    found in a folder, at any depth and with one of `SUFFIXES`, keep their places relative to it. If
-    some would get the same name, these keep their suffixes in it: `photo_jpg.png`,
-    `photo_webp.png`; what is taken even then is numbered in the order of the inputs:
-    `photo_jpg_2.png`. Symbolic links and hidden files in folders are left out, and so is `output`
-    if it lies in one; if it is one, then files whose names end with the mark are left out.
+    found in a folder, at any depth and with one of `kinds.PICTURES`, keep their places relative to
+    it. Without an output, outputs are beside their inputs. If some would get the same name, these
+    keep their suffixes in it: `photo_jpg.png`, `photo_webp.png`; what is taken even then is
+    numbered in the order of the inputs: `photo_jpg_2.png`. Symbolic links and hidden files in
+    folders are left out, and so is `output` if it lies in one; where outputs go beside inputs,
+    files of a folder whose names end with the mark are left out.
 
     Args:
         inputs: files and folders.
-        output: file or folder.
+        output: file or folder; None to write beside the inputs.
         naming: how to find and to call files, by default all pictures as PNG.
         replace: whether output files may exist already.
         warn: called with what is left out because it cannot be read.
 
     Returns:
-        The jobs, a folder's in the order of their names. Nothing has been made or written.
+        The jobs, and what looks like a picture and is not read. Nothing has been made or written.
 
     Raises:
         JobError: an input is missing, a folder holds no picture, the output is unwritable, exists
             already, or is one of the inputs.
     """
     naming = naming or Naming()
-    for path in inputs:
-        if not path.exists():
-            raise JobError(f"{path} does not exist; name a picture or a folder of pictures")
-        if not path.is_file() and not path.is_dir():
-            raise JobError(f"{path} is a pipe or device; name a picture or a folder of pictures")
-    if _is_file(inputs, output, naming):
-        jobs = [Job(inputs[0], output)]
-    else:
-        sources = [found for path in inputs for found in _pictures(path, output, naming, warn)]
-        jobs = _named(list(dict.fromkeys(sources)), output, naming)
+    _refuse_missing(inputs)
+    single = output is not None and _is_file(inputs, output, naming)
+    found = [
+        (file, output / relative if output else file)
+        for path in inputs
+        for file, relative in _pictures(path, output, naming, warn)
+    ]
+    reasons = {file: _unread(file) for file, _ in found}
+    unread = {file: reason for file, reason in reasons.items() if reason}
+    readable = [pair for pair in dict.fromkeys(found) if pair[0] not in unread]
+    jobs = [Job(file, output) for file, _ in readable] if single else _named(readable, naming)
     _refuse_writing_over_inputs(jobs)
     _refuse_unwritable([job.target for job in jobs])
     existing = [job.target for job in jobs if job.target.exists()]
@@ -97,7 +116,7 @@ def plan(
         raise JobError(
             f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
         )
-    return jobs
+    return Plan(jobs, unread)
 
 
 def check_report(report: Path, jobs: Sequence[Job]) -> None:
@@ -112,6 +131,14 @@ def check_report(report: Path, jobs: Sequence[Job]) -> None:
         raise JobError(f"{report} is one of the pictures; choose another file for the report")
 
 
+def _refuse_missing(inputs: Sequence[Path]) -> None:
+    for path in inputs:
+        if not path.exists():
+            raise JobError(f"{path} does not exist; name a picture or a folder of pictures")
+        if not path.is_file() and not path.is_dir():
+            raise JobError(f"{path} is a pipe or device; name a picture or a folder of pictures")
+
+
 def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
     """Whether `output` is the file for a single picture, not a folder."""
     if output.is_dir():
@@ -120,23 +147,29 @@ def _is_file(inputs: Sequence[Path], output: Path, naming: Naming) -> bool:
     single = len(inputs) == 1 and inputs[0].is_file()
     if single and suffix in naming.suffixes:
         return True
-    if suffix in SUFFIXES:
-        rule = f"the format's is {naming.suffixes[0]}" if single else "there can be several"
-        raise JobError(f"{output} cannot be the output: {rule}; choose a folder")
     if output.exists():
         raise JobError(f"{output} exists and is not a folder; choose another output")
+    if suffix in _WRITTEN:
+        rule = f"the format's is {naming.suffixes[0]}" if single else "there can be several"
+        raise JobError(f"{output} cannot be the output: {rule}; choose a folder")
+    if suffix in kinds.PICTURES or re.fullmatch(r"\.[a-z]{2,4}", suffix):
+        raise JobError(
+            f"{output} cannot be the output: {suffix} is not written; end it with "
+            f"{', '.join(_WRITTEN)}, or choose a folder"
+        )
     return False
 
 
 def _pictures(
-    path: Path, output: Path, naming: Naming, warn: Callable[[str], None]
+    path: Path, output: Path | None, naming: Naming, warn: Callable[[str], None]
 ) -> Iterator[tuple[Path, Path]]:
     """Each picture in a file or folder, and its path relative to that."""
     if not path.is_dir():
         yield path, Path(path.name)
         return
     found = False
-    mark = naming.mark if path.resolve() == output.resolve() else ""
+    target = output and output.resolve()
+    mark = naming.mark if target in (None, path.resolve()) else ""
 
     def leave_out(error: OSError) -> None:
         warn(f"warning: {error.filename} is left out: {error.strerror}")
@@ -144,36 +177,41 @@ def _pictures(
     for folder, names, files in os.walk(path, onerror=leave_out):
         here = Path(folder)
         names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and (here / name).resolve() != output.resolve()
+            name for name in names if not name.startswith(".") and (here / name).resolve() != target
         )
         for name in sorted(files):
             file = here / name
             wanted = fnmatchcase(name.lower(), naming.pattern.lower()) and not (
                 name.startswith(".") or file.is_symlink() or (mark and file.stem.endswith(mark))
             )
-            if wanted and file.suffix.lower() in SUFFIXES and file.is_file():  # no pipe
+            if wanted and file.suffix.lower() in kinds.PICTURES and file.is_file():  # no pipe
                 found = True
                 yield file, file.relative_to(path)
     if not found:
         called = "" if naming.pattern == "*" else f" called {naming.pattern}"
-        raise JobError(f"{path} holds no picture{called} ({', '.join(SUFFIXES)})")
+        raise JobError(f"{path} holds no picture{called} ({', '.join(kinds.SUFFIXES)})")
 
 
-def _named(sources: Sequence[tuple[Path, Path]], output: Path, naming: Naming) -> list[Job]:
-    """Give each (file, relative path) its output file."""
-    shared = Counter(_folded(relative.with_suffix("")) for _, relative in sources)
+def _unread(file: Path) -> str | None:
+    """Why a picture is not read here; None also where this is found out only later."""
+    if file.suffix.lower() not in kinds.UNSURE:
+        return None
+    try:
+        return kinds.unread(file)
+    except OSError:
+        return None
+
+
+def _named(found: Sequence[tuple[Path, Path]], naming: Naming) -> list[Job]:
+    """Give each (file, place for its output, called like the file) its output file."""
+    shared = Counter(_folded(place.with_suffix("")) for _, place in found)
     jobs: dict[str, Job] = {}
-    for source, relative in sources:
-        stem = relative.stem
-        if shared[_folded(relative.with_suffix(""))] > 1:
-            stem = f"{stem}_{relative.suffix[1:]}"
+    for source, place in found:
+        stem = place.stem
+        if shared[_folded(place.with_suffix(""))] > 1:
+            stem = f"{stem}_{place.suffix[1:]}"
         names = chain([stem], (f"{stem}_{number}" for number in count(2)))
-        targets = (
-            output / relative.with_name(f"{name}{naming.mark}{naming.suffixes[0]}")
-            for name in names
-        )
+        targets = (place.with_name(f"{name}{naming.mark}{naming.suffixes[0]}") for name in names)
         target = next(target for target in targets if _folded(target) not in jobs)
         jobs[_folded(target)] = Job(source, target)
     return list(jobs.values())

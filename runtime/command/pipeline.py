@@ -89,6 +89,7 @@ class Pipeline:
         progress: called with the job, its number of finished tiles and its number of tiles. Like
             `say`, it is called from a thread of the pipeline.
         stop: once set, the picture in progress is dropped and no other is started.
+        salvage: decode what is left of damaged JPEGs.
     """
 
     upscaler: Upscaler
@@ -98,6 +99,7 @@ class Pipeline:
     say: Callable[[str], None]
     progress: Callable[[Job, int, int], None]
     stop: Event
+    salvage: bool = False
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Upscale pictures and yield the outcome of each as soon as it is known.
@@ -222,7 +224,7 @@ class _Line:
         self._room.enter(outcome.job, header.size[0] * header.size[1])
         self._refuse_too_large(header)  # now that a large one before it has freed its memory
         start = time.perf_counter()
-        picture = images.read(outcome.job.source)
+        picture = images.read(outcome.job.source, self.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
 

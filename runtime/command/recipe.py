@@ -28,6 +28,8 @@ class Recipe:
         alpha: how transparency is enlarged, one of `ALPHA`.
         scale: factor between the sides of input and output, at most the model's.
         max_side: most pixels of the output's longer side; None for no limit.
+        width: most pixels of a row.
+        height: most rows.
     """
 
     seed: int = 0
@@ -36,12 +38,13 @@ class Recipe:
     alpha: str = "bicubic"
     scale: float = 4.0
     max_side: int | None = None
+    width: int | None = None
+    height: int | None = None
 
     def target(self, size: tuple[int, int]) -> tuple[int, int]:
         """The output's (height, width) for an input of this one."""
-        factor = self.scale
-        if self.max_side is not None:
-            factor = min(factor, self.max_side / max(size))
+        bounds = ((self.max_side, max(size)), (self.height, size[0]), (self.width, size[1]))
+        factor = min([self.scale, *(most / side for most, side in bounds if most is not None)])
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
     def bands(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ from lpnsr.runtime.pictures.formats import replacing
 
 
 def write(
-    path: Path, run: dict[str, Any], outcomes: Sequence[Outcome], skipped: Sequence[Job]
+    path: Path,
+    run: dict[str, Any],
+    outcomes: Sequence[Outcome],
+    skipped: Sequence[Job],
+    unread: Mapping[Path, str],
 ) -> None:
     """Write the report as JSON.
 
@@ -22,12 +26,16 @@ def write(
         run: what applies to every picture: seed, model, backend.
         outcomes: the outcome of each picture.
         skipped: pictures whose output already existed.
+        unread: pictures of kinds that are not read, and why not.
 
     Raises:
         OSError: the file cannot be written.
     """
     pictures = [_entry(outcome) | run for outcome in outcomes]
     pictures += [_files(job) | {"skipped": True} for job in skipped]
+    pictures += [
+        {"input": str(source), "error": f"{source} {why}"} for source, why in unread.items()
+    ]
     with replacing(path) as stream:
         stream.write((json.dumps({"pictures": pictures}, indent=1) + "\n").encode())
 

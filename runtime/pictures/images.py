@@ -12,14 +12,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from lpnsr.runtime.pictures import metadata, tiff
+from lpnsr.runtime.pictures import bmp, kinds, metadata, tiff
+from lpnsr.runtime.pictures.bmp import BitFields
 from lpnsr.runtime.pictures.metadata import DAMAGE, Metadata
 from lpnsr.runtime.pictures.tiff import Scan
 
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_COMMON = "BMP, JPEG, PNG, TIFF, WEBP"
+"""What other files should be converted to."""
 
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "YCbCr": 3, "CMYK": 3}
 """Mode -> channels; 4 for all others, 1 for the modes of 16-bit grey."""
@@ -67,7 +68,7 @@ def probe(path: Path) -> Header:
         ImageError: as `read`, but for damage behind the header.
     """
     with _opened(path) as image:
-        if isinstance(image, Scan):
+        if not isinstance(image, Image.Image):
             return Header(image.size, image.channels, image.bits)
         channels = 1 if image.mode.startswith("I;16") else _CHANNELS.get(image.mode, 4)
         if image.has_transparency_data:
@@ -75,39 +76,80 @@ def probe(path: Path) -> Header:
         return Header((image.height, image.width), channels, 16 if _raw(image) else 8)
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, salvage: bool = False) -> Picture:
     """Read a picture, turned upright as its EXIF orientation says.
 
+    Args:
+        path: the file.
+        salvage: take of a damaged JPEG what can be decoded; the rest is grey.
+
     Raises:
-        ImageError: the file is missing, unreadable, empty, damaged, not a picture of `FORMATS`, or
+        ImageError: the file is missing, unreadable, empty, damaged, of a kind that is not read, or
             has more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against
             decompression bombs.
     """
+    try:
+        return _read(path)
+    except ImageError:
+        if not (salvage and _is_jpeg(path)):
+            raise
+        return _salvaged(path)
+
+
+def _read(path: Path) -> Picture:
     with _opened(path) as image:
-        if isinstance(image, Scan):
-            return _from_scan(image)
-        return _decode(path, image)
+        if isinstance(image, Image.Image):
+            return _decode(path, image)
+        return _from_scan(image)
+
+
+def _is_jpeg(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
+
+
+def _salvaged(path: Path) -> Picture:
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # one thread reads at a time
+    try:
+        picture = _read(path)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return replace(picture, lost=(*picture.lost, "what is damaged"))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image | Scan]:
+def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
     try:
+        if reason := kinds.unread(path):
+            raise ImageError(f"{path} {reason}")
+        name = kinds.teach_pillow(path)
+        formats = (name,) if name else kinds.PILLOWS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder reading
             with tiff.opened(path) as scan:
-                if scan:
+                if scan := scan or bmp.opened(path):
                     if scan.size[0] * scan.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
                         raise Image.DecompressionBombError
                     yield scan
                     return
             # By its name, Pillow would map it into memory, where it turns TIFF wrongly.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 yield image
     except UnidentifiedImageError as error:
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty; replace it by a picture") from error
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{path} is not a picture; convert it to one of {known}") from error
+        if layout := tiff.describe(path):
+            raise ImageError(
+                f"{path} is a TIFF of a kind that is not read ({layout}); save it as 8 or 16 bits, "
+                "grey or RGB, deflated or uncompressed"
+            ) from error
+        if name:
+            message = f"{path} is damaged (unreadable {name}); replace it by an intact copy"
+            raise ImageError(message) from error
+        raise ImageError(f"{path} is not a picture; convert it to one of {_COMMON}") from error
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 10**6
         raise ImageError(
@@ -118,10 +160,13 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan]:
     except tiff.UnsupportedTiff as error:
         raise ImageError(f"{path} {error}") from error
     except DAMAGE as error:
-        raise ImageError(f"{path} is damaged ({error}); replace it by an intact copy") from error
+        advice = ", or add --salvage" if _is_jpeg(path) else ""
+        raise ImageError(
+            f"{path} is damaged ({error}); replace it by an intact copy{advice}"
+        ) from error
 
 
-def _from_scan(scan: Scan) -> Picture:
+def _from_scan(scan: Scan | BitFields) -> Picture:
     details, unreadable = metadata.read(scan)
     lost = [*(["all frames but the first"] if scan.frames > 1 else []), *unreadable]
     if scan.extra:
@@ -137,6 +182,8 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     lost = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         lost.append("all frames but the first")
+    if image.info.get("bit_depth", 8) > 8:  # of HEIF, which its plugin reduces
+        lost.append("16-bit depth")
     turned = image.format == "TIFF"  # by the decoders themselves
     image.load()
     details, unreadable = metadata.read(image)

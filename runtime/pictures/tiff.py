@@ -2,7 +2,8 @@
 
 With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
 alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
-white as zero. Files over 4 GB are read here at any depth.
+white as zero, and extra channels in planes. Floating-point samples, big-endian BigTIFF and files
+over 4 GB are read here whatever their layout.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, PREDICTOR, SAMPLEFORMAT
 
 from lpnsr.runtime.pictures.metadata import DAMAGE
 
@@ -27,11 +28,16 @@ _COLORS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB
 
 _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 
+_SAMPLES = (SAMPLEFORMAT.UINT, SAMPLEFORMAT.VOID, SAMPLEFORMAT.IEEEFP)
+
 _READABLE = (COMPRESSION.NONE, *_DEFLATE)
 """What tifffile unpacks by itself, and fast."""
 
 _FAR = 2**32
 """From here on, Pillow does not find the directory of a compressed file, and returns black."""
+
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
+"""What such a file begins with; Pillow does not know it."""
 
 _EXTRA = 2
 """Most channels besides the colors."""
@@ -65,8 +71,8 @@ class Scan:
 
     @property
     def bits(self) -> int:
-        """8 or 16 per sample."""
-        return self.page.bitspersample
+        """8 or 16 per sample, as `pixels` returns them."""
+        return 8 if self.page.bitspersample == 8 else 16
 
     @property
     def channels(self) -> int:
@@ -91,8 +97,11 @@ class Scan:
         return {name: value for name, value in values.items() if isinstance(value, bytes)}
 
     def getexif(self) -> Image.Exif:
-        """The file's tags."""
+        """The file's tags; of big-endian BigTIFF, those of the first directory alone."""
         file, exif = self.page.parent, Image.Exif()
+        if file.is_bigtiff and file.byteorder == ">":  # Pillow does not find its way there
+            exif.update({tag.code: _plain(tag.value) for tag in self.page.tags})
+            return exif
         exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
         exif.load_from_fp(file.filehandle, self.page.offset)
         return exif
@@ -104,7 +113,7 @@ class Scan:
             uint8 or uint16 (H, W, channels); alpha is not multiplied into the colors.
 
         Raises:
-            UnsupportedTiff: the compression is not read.
+            UnsupportedTiff: the compression is not read, or samples are not from 0 to 1.
             ValueError: the file is damaged.
         """
         if self.page.compression not in _READABLE:
@@ -112,11 +121,15 @@ class Scan:
             raise UnsupportedTiff(
                 f"has {name} compression in an uncommon layout; save it with deflate or none"
             )
+        if self.page.predictor == PREDICTOR.FLOATINGPOINT:
+            raise UnsupportedTiff("has the floating-point predictor; save it without a predictor")
         try:
             self._check_segments()
             samples = self.page.asarray(squeeze=False, maxworkers=1)
         except (tifffile.TiffFileError, zlib.error) as error:
             raise ValueError(str(error)) from error
+        if samples.dtype.kind == "f":
+            samples = _deep(samples)
         planes, _, _, _, _ = samples.shape
         pixels = samples[0, 0] if planes == 1 else samples[:, 0, :, :, 0].transpose(1, 2, 0)
         colors, full = pixels[..., : self.colors], np.iinfo(pixels.dtype).max
@@ -166,13 +179,16 @@ def opened(path: Path) -> Iterator[Scan | None]:
 
 
 def _scan(path: Path, stack: ExitStack) -> Scan | None:
-    with path.open("rb") as file:
-        if file.read(4) not in _MAGIC:
-            return None
+    magic = _magic(path)
+    if magic not in _MAGIC:
+        return None
     try:
         file = stack.enter_context(tifffile.TiffFile(path))
         page = file.pages.first
-        if _is_ours(page):
+        if page.sampleformat not in _SAMPLES or (page.bitspersample > 16 and not _is_float(page)):
+            raise UnsupportedTiff("has signed or 32-bit samples; convert it to 8 or 16 bits")
+        unknown = magic == _BIG_ENDIAN_BIGTIFF or page.offset >= _FAR
+        if _is_readable(page) and (unknown or _is_uncommon(page)):
             return Scan(page, _COLORS[page.photometric], len(file.pages))
         if page.offset >= _FAR:
             raise UnsupportedTiff("is over 4 GB and of an uncommon kind; convert it to PNG")
@@ -181,21 +197,69 @@ def _scan(path: Path, stack: ExitStack) -> Scan | None:
     return None
 
 
-def _is_ours(page: tifffile.TiffPage) -> bool:
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def describe(path: Path) -> str | None:
+    """The layout of an intact TIFF file in a few words, None if it is damaged or no TIFF.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if _magic(path) not in _MAGIC:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            kind = SAMPLEFORMAT(page.sampleformat).name.lower()
+            words = [f"{page.samplesperpixel} x {page.bitspersample} bits {kind}"]
+            words += [PHOTOMETRIC(page.photometric).name.lower()]
+            words += [COMPRESSION(page.compression).name.lower()]
+            words += [PLANARCONFIG(page.planarconfig).name.lower()]
+            return ", ".join([*words, *(["BigTIFF"] if file.is_bigtiff else [])])
+    except (*DAMAGE, tifffile.TiffFileError):
+        return None
+
+
+def _is_readable(page: tifffile.TiffPage) -> bool:
+    """Whether `Scan` knows what the samples mean."""
     colors, samples = _COLORS.get(page.photometric, 0), page.samplesperpixel
     if not colors or not colors <= samples <= colors + _EXTRA or 0 in page.shape:
         return False
-    if page.sampleformat != SAMPLEFORMAT.UINT or page.imagedepth > 1:
-        return False
-    if page.offset >= _FAR:
-        return page.bitspersample in (8, 16)
+    return page.imagedepth == 1 and (page.bitspersample in (8, 16) or _is_float(page))
+
+
+def _is_float(page: tifffile.TiffPage) -> bool:
+    return page.sampleformat == SAMPLEFORMAT.IEEEFP
+
+
+def _is_uncommon(page: tifffile.TiffPage) -> bool:
+    """Whether neither Pillow nor OpenCV reads a readable page rightly."""
+    colors, samples = _COLORS[page.photometric], page.samplesperpixel
+    if _is_float(page):
+        return True
     usual = page.photometric != PHOTOMETRIC.MINISWHITE and (
         page.planarconfig == PLANARCONFIG.CONTIG or samples == 1
     )
     if page.bitspersample == 8:
-        return samples == 2 and not usual
+        beyond = samples > colors + 1 and (colors == 1 or not usual)
+        return beyond or (samples == 2 and not usual)
     plain = samples in (1, 3, 4) and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))
-    return page.bitspersample == 16 and not (usual and plain)
+    return not (usual and plain)
+
+
+def _plain(value: object) -> object:
+    """A tag's value as Pillow has it: rationals are numbers."""
+    return value[0] / value[1] if isinstance(value, tuple) and len(value) == 2 else value
+
+
+def _deep(samples: np.ndarray) -> np.ndarray:
+    """Floating-point samples from 0 to 1 as uint16."""
+    if not ((samples >= 0) & (samples <= 1)).all():
+        raise UnsupportedTiff("has floating-point samples beyond 0 to 1; scale them to this range")
+    return np.rint(np.multiply(samples, 65535, dtype=np.float32)).astype(np.uint16)
 
 
 def _divided(colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:

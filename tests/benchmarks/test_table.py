@@ -193,7 +193,7 @@ def test_a_process_of_its_own(micro, tmp_path):
     assert len(eager.seconds) == 1
     assert eager.memory >= eager.idle > 10**8
     engine = process.twice(BUILTIN, "onnxruntime", "fp32", (64, 64), tmp_path)
-    assert engine["first"] > 0.1
+    assert engine.keys() == START.keys()
     assert engine["memory"] > 5e7
     with pytest.raises(RuntimeError, match="no_such_bundle"):
         process.measure(process.Task("no_such_bundle", "openvino", "fp32", (8, 8), str(tmp_path)))

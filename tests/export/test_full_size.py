@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import onnxruntime
 import pytest
 
 from lpnsr.runtime.bundle import Bundle
+
+pytestmark = pytest.mark.slow
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 COMMAND = (sys.executable, "-c", "from lpnsr.export.cli import main; raise SystemExit(main())")
@@ -37,18 +38,16 @@ NODES = {
     "decoder": 231,
 }
 SLACK = 1.03
-SECONDS, MEMORY, SIZE = 240, 12e9, 1.35e9
+MEMORY, SIZE = 12e9, 1.35e9
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished `lpnsr-export`: where the bundle is, and what it took."""
+    """A finished `lpnsr-export`: where the bundle is, and the memory it took in bytes."""
 
     bundle: Path
     code: int
     printed: str
-    seconds: float
-    processor_seconds: float
     memory: int
 
 
@@ -63,7 +62,6 @@ def export(official_weights, tmp_path_factory):
 
 def run_export(weights, bundle, printed):
     with printed.open("w") as stream:
-        start = time.monotonic()
         process = subprocess.Popen(
             [*COMMAND, "--weights", weights, "-o", bundle], stdout=stream, stderr=subprocess.STDOUT
         )
@@ -74,16 +72,8 @@ def run_export(weights, bundle, printed):
             process.kill()
             process.wait()
             raise
-        seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Export(
-        bundle,
-        process.returncode,
-        printed.read_text(),
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024,
-    )
+    return Export(bundle, process.returncode, printed.read_text(), usage.ru_maxrss * 1024)
 
 
 @pytest.fixture(scope="session")
@@ -93,17 +83,11 @@ def graph_file(export):
     return bundle.graph_path(bundle.manifest.graphs[0])
 
 
-def test_cost(export, graph_file, capsys):
+def test_memory_and_disk(export, graph_file):
     size = sum(file.stat().st_size for file in export.bundle.iterdir())
-    with capsys.disabled():
-        print(
-            f"\nfull-size export: {export.seconds:.0f} s ({export.processor_seconds:.0f} s of "
-            f"processor time), {export.memory / 1e9:.1f} GB of memory, {size / 1e9:.2f} GB on disk"
-        )
+    print(f"{export.memory / 1e9:.1f} GB of memory, {size / 1e9:.2f} GB on disk")
     assert export.memory < MEMORY
     assert size <= SIZE
-    # Where others compute too, what the process itself needed counts.
-    assert min(export.seconds, export.processor_seconds) < SECONDS
 
 
 def test_what_it_prints(export, graph_file):

@@ -15,6 +15,8 @@ from PIL import Image
 
 from lpnsr.runtime.bundle import Bundle
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = Path(__file__).parents[1] / "reference"
 
 

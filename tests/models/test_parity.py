@@ -13,6 +13,8 @@ from lpnsr.models.chain import Chain, residual_shift
 from lpnsr.models.presets import get_preset
 from lpnsr.models.weights import find_weights, load_chain
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = Path(__file__).parents[1] / "reference"
 NETWORK, CHAIN, ARITHMETIC = 1e-4, 1e-3, 1e-6
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 
 from .toy import photo
@@ -74,6 +74,19 @@ def _bmp16() -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + len(body), 0, 0, 54) + info + body
 
 
+def bit_fields(words: np.ndarray, masks: tuple[int, ...], upward: bool = True) -> bytes:
+    """A BMP file of (H, W) uint16 or uint32 `words`, with a header that holds four masks."""
+    height, width = words.shape
+    padded = np.pad(
+        words[::-1] if upward else words, ((0, 0), (0, width % 2 if words.itemsize == 2 else 0))
+    )
+    body = padded.astype(f"<u{words.itemsize}").tobytes()
+    rows, bits = height if upward else -height, 8 * words.itemsize
+    info = struct.pack("<IiiHHIIiiII", 56, width, rows, 1, bits, 3, len(body), 0, 0, 0, 0)
+    info += struct.pack("<4I", *masks, *[0] * (4 - len(masks)))
+    return b"BM" + struct.pack("<IHHI", 70 + len(body), 0, 0, 70) + info + body
+
+
 def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
@@ -107,6 +120,9 @@ def _tagged(kind: str) -> tuple[bytes, np.ndarray]:
     content = saved(Image.fromarray(RGB), kind, **options)
     return content, _decoded(content, "RGB")
 
+
+LOSSLESS = {"quality": 100, "subsampling": "4:4:4"}
+"""Nearly, for AVIF."""
 
 _PALETTE_CLEAR = saved(_PALETTE, "PNG", transparency=3)
 _GREY_PALETTE = Image.fromarray(GREY[..., 0]).convert("P")
@@ -156,6 +172,9 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
         deep(RGB),
     ),
     "rgba16-big.tif": (tiff(deep(RGBA), bigtiff=True, rowsperstrip=7), deep(RGBA)),
+    "rgb-big-endian-big.tif": (tiff(RGB, bigtiff=True, byteorder=">"), RGB),
+    "rgb-float.tif": (tiff(deep(RGB) / np.float32(65535), compression="zlib"), deep(RGB)),
+    "palette.gif": (saved(_PALETTE, "GIF"), np.asarray(_PALETTE.convert("RGB"))),
     "tagged.png": _tagged("PNG"),
     "tagged.jpg": _tagged("JPEG"),
     "tagged.webp": _tagged("WEBP"),
@@ -164,9 +183,24 @@ SAMPLES: dict[str, tuple[bytes, np.ndarray]] = {
     "palette.bmp": (saved(_PALETTE, "BMP"), np.asarray(_PALETTE.convert("RGB"))),
     "rgb.bmp": (saved(Image.fromarray(RGB), "BMP"), RGB),
     "rgbx.bmp": (saved(Image.fromarray(RGBA), "BMP"), RGB),
+    "rgb-fields.bmp": (
+        bit_fields(
+            RGB.astype(np.uint32) @ np.array([1 << 20, 1 << 4, 1 << 12], np.uint32),
+            (
+                0xFF << 20,
+                0xFF << 4,
+                0xFF << 12,
+            ),
+        ),
+        RGB,
+    ),
     "rgb555.bmp": (_bmp16(), (_BITS.astype(np.uint16) * 255 // 31).astype(np.uint8)),
 }
 """File name -> its content and its pixels, uint8 or uint16 (HEIGHT, WIDTH, C)."""
+
+if features.check("avif"):
+    _AVIF = saved(Image.fromarray(RGBA), "AVIF", **LOSSLESS)
+    SAMPLES["rgba.avif"] = (_AVIF, _decoded(_AVIF, "RGBA"))
 
 
 def write_all(folder: Path) -> list[Path]:

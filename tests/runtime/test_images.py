@@ -1,13 +1,28 @@
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from lpnsr.runtime.pictures.images import ImageError, probe, read
 
-from .samples import GREY, GREY_ALPHA, RGB, RGBA, SAMPLES, deep, png, saved, tiff
+from .samples import (
+    GREY,
+    GREY_ALPHA,
+    HEIGHT,
+    LOSSLESS,
+    RGB,
+    RGBA,
+    SAMPLES,
+    WIDTH,
+    bit_fields,
+    deep,
+    png,
+    saved,
+    tiff,
+)
 from .toy import photo
 
 
@@ -69,6 +84,16 @@ def test_turns_tiff_upright_at_any_depth(tmp_path, pixels, orientation):
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(pixels, extratags=[(274, 3, 1, orientation, True)]))
     np.testing.assert_array_equal(read(path).pixels, upright(pixels, orientation))
+
+
+def test_big_endian_bigtiff_is_turned_and_keeps_its_resolution(tmp_path):
+    path, tags = tmp_path / "a.tif", [(274, 3, 1, 6, True), (271, 2, 6, "maker", True)]
+    options = {"bigtiff": True, "byteorder": ">", "resolution": (300, 150)}
+    path.write_bytes(tiff(RGB, extratags=tags, resolutionunit="inch", **options))
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, upright(RGB, 6))
+    assert picture.metadata.dpi == (300, 150) and picture.metadata.exif[271] == "maker"
+    assert picture.lost == ()
 
 
 @pytest.mark.parametrize("pixels", [GREY_ALPHA, RGBA], ids=["grey", "rgb"])
@@ -169,8 +194,70 @@ def set_short(content, tag, value):
     return content[: at + 8] + value.to_bytes(4, "little") + content[at + 12 :]
 
 
+@pytest.mark.parametrize("upward", [True, False])
+@pytest.mark.parametrize("width", [4, 5])
+def test_bit_fields_of_bmp_may_be_anything(tmp_path, upward, width):
+    path, rng = tmp_path / "a.bmp", np.random.default_rng(0)
+    for bits in ([5, 6, 5], [4, 4, 4, 4], [10, 10, 10, 2], [1, 8, 3, 7], [16, 8, 8]):
+        order = rng.permutation(len(bits))
+        word = 16 if sum(bits) <= 16 else 32
+        starts, at = {}, 0
+        for channel in order:
+            starts[channel], at = at, at + bits[channel]
+        values = [rng.integers(1, 2**count, (3, width)) for count in bits]
+        words = sum(value << starts[channel] for channel, value in enumerate(values))
+        masks = [2**count - 1 << starts[channel] for channel, count in enumerate(bits)]
+        path.write_bytes(bit_fields(words.astype(f"u{word // 8}"), masks, upward))
+        full = 65535 if max(bits) > 8 else 255
+        pairs = zip(values, bits, strict=True)
+        expected = np.dstack([np.rint(value / (2**count - 1) * full) for value, count in pairs])
+        np.testing.assert_array_equal(read(path).pixels, expected)
+        assert probe(path).bits == (16 if full > 255 else 8)
+
+
+def test_bit_fields_that_make_no_sense_are_damage(tmp_path):
+    path, words = tmp_path / "a.bmp", np.zeros((3, 4), np.uint16)
+    for masks in ((0b101, 8, 16), (0, 8, 16), (1 << 20, 8, 16)):
+        path.write_bytes(bit_fields(words, masks))
+        with pytest.raises(ImageError, match=r"is damaged .the header"):
+            read(path)
+    path.write_bytes(bit_fields(words, (1, 2, 4))[:-1])
+    with pytest.raises(ImageError, match="pixels are truncated"):
+        read(path)
+
+
+def test_alpha_of_bmp_that_hides_everything_is_none(tmp_path):
+    path, masks = tmp_path / "a.bmp", (0xFF, 0xFF00, 0xFF0000, 0xFF << 24)
+    path.write_bytes(bit_fields(np.full((3, 4), 0x0A141E, np.uint32), masks))
+    assert (read(path).pixels == [30, 20, 10]).all()
+
+
+def test_damaged_jpegs_are_salvaged_if_asked(tmp_path):
+    path, small = tmp_path / "a.jpg", photo(128, 128)
+    content = saved(Image.fromarray(small), "JPEG", quality=95)
+    path.write_bytes(content)
+    whole = read(path, salvage=True)
+    assert whole.lost == ()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    found = read(path, salvage=True)
+    assert found.lost == ("what is damaged",)
+    np.testing.assert_array_equal(found.pixels[:32], whole.pixels[:32])
+    assert (found.pixels[-16:] == found.pixels[-1, -1]).all()
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    for useless in (content[:100], content[:3]):
+        path.write_bytes(useless)
+        with pytest.raises(ImageError):
+            read(path, salvage=True)
+    path.write_bytes(png(small)[:5000])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path, salvage=True)
+
+
 def test_32_bit_samples_are_refused(tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="32-bit"):
         read(tmp_path / "a.tif")
 
@@ -185,15 +272,81 @@ def test_other_colour_spaces_are_refused(tmp_path):
         read(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
 def test_further_frames_are_said_to_be_lost(tmp_path, kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("Pillow is built without AVIF")
     path = tmp_path / "a"
     frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1])]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options = {"WEBP": {"lossless": True}, "AVIF": LOSSLESS}.get(kind, {})
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     picture = read(path)
-    np.testing.assert_array_equal(picture.pixels, RGB)
+    error = np.abs(picture.pixels.astype(int) - RGB).max()
+    assert error <= (3 if kind == "AVIF" else 0)
     assert picture.lost == ("all frames but the first",)
+
+
+def test_the_first_frame_of_a_gif_is_taken(tmp_path):
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(pixels).quantize(64) for pixels in (RGB, RGB[::-1])]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, np.asarray(frames[0].convert("RGB")))
+    assert picture.lost == ("all frames but the first",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "options"),
+    [
+        ("HEIF", "pillow_heif", {"quality": -1, "chroma": 444, "matrix_coefficients": 0}),
+        ("JXL", "pillow_jxl", {"lossless": True}),
+    ],
+)
+@pytest.mark.parametrize("pixels", [RGB, RGBA], ids=["rgb", "rgba"])
+def test_plugins_read_further_kinds(tmp_path, monkeypatch, kind, module, options, pixels):
+    plugin = pytest.importorskip(module)
+    if kind == "HEIF":
+        plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    # Whatever the name: phones' names are often wrong.
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, kind, exif=exif.tobytes(), **options)
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert picture.metadata.exif[0x010F] == "maker" and picture.lost == ()
+    assert probe(path).size == pixels.shape[:2]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="is damaged"):
+        read(path)
+    path.write_bytes(content)
+    monkeypatch.setitem(sys.modules, module, None)
+    for opening in (read, probe):
+        with pytest.raises(ImageError, match=f"is {kind}, which is not read here; run: pip"):
+            opening(path)
+
+
+def test_heif_of_more_than_8_bits_says_what_is_lost(tmp_path):
+    plugin = pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.heic"
+    plugin.from_bytes("RGB;16", (WIDTH, HEIGHT), deep(RGB).tobytes()).save(path, quality=100)
+    picture = read(path)
+    assert picture.pixels.dtype == np.uint8 and picture.lost == ("16-bit depth",)
+    assert np.abs(picture.pixels.astype(int) - RGB).mean() < 5
+
+
+def test_a_picture_with_another_kinds_name_is_read(tmp_path):
+    for name in ("a.heic", "a.jxl", "a.avif", "a.tif"):
+        (tmp_path / name).write_bytes(png(RGB))
+        np.testing.assert_array_equal(read(tmp_path / name).pixels, RGB)
+
+
+@pytest.mark.parametrize("name", ["a.dng", "a.NEF", "a.psd"])
+def test_kinds_that_nothing_reads_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(tiff(RGB))  # raw files are TIFF outside, with a thumbnail
+    with pytest.raises(ImageError, match=r"raw file; develop it|kind that is not read"):
+        read(tmp_path / name)
 
 
 def test_cmyk_becomes_srgb_by_its_profile(tmp_path):
@@ -213,7 +366,8 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path):
         (saved(Image.fromarray(photo(64, 64)), "WEBP")[:100], "is damaged|is not a picture"),
         (saved(Image.fromarray(photo(64, 64)), "TIFF")[:5000], "is damaged"),
         (saved(Image.fromarray(photo(64, 64)), "BMP")[:5000], "is damaged"),
-        (saved(Image.fromarray(photo(64, 64)), "GIF"), "is not a picture"),
+        (saved(Image.fromarray(photo(64, 64)), "GIF")[:1500], "is damaged"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "is damaged|is AVIF, which is not read here"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, content, message):

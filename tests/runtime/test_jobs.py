@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpnsr.runtime.command import jobs
-from lpnsr.runtime.command.jobs import Job, JobError, Naming
+from lpnsr.runtime.command.jobs import Job, JobError, Naming, Plan
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def touch(*names):
 
 def plan(*inputs, out="out", replace=False, **naming):
     paths = [Path(name) for name in inputs]
-    planned = jobs.plan(paths, Path(out), Naming(**naming), replace=replace)
+    planned = jobs.plan(paths, out and Path(out), Naming(**naming), replace=replace).jobs
     return [(job.source.as_posix(), job.target.as_posix()) for job in planned]
 
 
@@ -45,6 +45,37 @@ def test_files_into_a_folder(here):
 def test_a_folder_called_png_is_a_folder(here):
     touch("a.jpg", "out.png/b")
     assert plan("a.jpg", out="out.png") == [("a.jpg", "out.png/a.png")]
+
+
+def test_folders_may_have_dots_in_their_names(here):
+    touch("a.jpg", "old.gif/b")
+    for name in ("v1.2", "trip.2024", ".cache", "old.gif"):
+        assert plan("a.jpg", out=name) == [("a.jpg", f"{name}/a.png")]
+
+
+def test_without_an_output_they_go_beside_the_inputs(here):
+    touch("a.jpg", "x/b.png", "in/c.png", "in/deep/d.jpg", "in/deep/d.webp", "in/c_x4.png")
+    assert plan("a.jpg", "x/b.png", "in", out=None, mark="_x4", replace=True) == [
+        ("a.jpg", "a_x4.png"),
+        ("x/b.png", "x/b_x4.png"),
+        ("in/c.png", "in/c_x4.png"),
+        ("in/deep/d.jpg", "in/deep/d_jpg_x4.png"),
+        ("in/deep/d.webp", "in/deep/d_webp_x4.png"),
+    ]
+
+
+def test_pictures_that_are_not_read_are_named_with_the_reason(here):
+    touch("in/a.jpg", "in/a.CR2", "in/b.psd", "in/notes.txt", "in/sub/c.nef", "d.dng")
+    planned = jobs.plan([Path("in"), Path("d.dng")], Path("out"))
+    assert planned.jobs == [Job(Path("in/a.jpg"), Path("out/a.png"))]
+    assert {str(file): reason.split(";")[0] for file, reason in planned.unread.items()} == {
+        "in/a.CR2": "is a camera's raw file",
+        "in/b.psd": "is of a kind that is not read (PSD)",
+        "in/sub/c.nef": "is a camera's raw file",
+        "d.dng": "is a camera's raw file",
+    }
+    planned = jobs.plan([Path("in")], Path("out"), Naming(pattern="*.jpg"))
+    assert len(planned.jobs) == 1 and not planned.unread
 
 
 def test_a_folder_is_mirrored_in_order(here):
@@ -74,7 +105,7 @@ def test_an_unreadable_folder_is_left_out_and_said(here, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    (job,) = jobs.plan([Path("in")], Path("out"), warn=said.append)
+    (job,) = jobs.plan([Path("in")], Path("out"), warn=said.append).jobs
     assert job.source == Path("in/a.png")
     assert said == ["warning: in/lost is left out: Permission denied"]
 
@@ -207,7 +238,7 @@ def test_missing_inputs_and_empty_folders_are_refused(here):
     with pytest.raises(JobError, match=r"nothing.jpg does not exist"):
         plan("nothing.jpg")
     touch("in/notes.txt")
-    with pytest.raises(JobError, match=r"in holds no picture \(\.bmp, "):
+    with pytest.raises(JobError, match=r"in holds no picture \(\.apng, "):
         plan("in")
 
 
@@ -221,6 +252,9 @@ def test_outputs_that_cannot_be_are_refused(here):
         plan("a.jpg", out="file")
     with pytest.raises(JobError, match=r"cannot write to file"):
         plan("a.jpg", out="file/out")
+    for name in ("x.gif", "x.avif", "x.heic", "x.nef", "x.pgn", "deep/x.JXL"):
+        with pytest.raises(JobError, match=rf"{name} cannot be .* {Path(name).suffix.lower()} is"):
+            plan("a.jpg", out=name)
     touch("out/a.png/x")
     with pytest.raises(JobError, match=r"out/a.png is a folder"):
         plan("a.jpg", replace=True)
@@ -236,5 +270,6 @@ def test_an_unwritable_folder_is_refused(here, monkeypatch):
 
 def test_planning_makes_nothing(here):
     touch("a.jpg")
-    assert jobs.plan([Path("a.jpg")], Path("out")) == [Job(Path("a.jpg"), Path("out/a.png"))]
+    planned = jobs.plan([Path("a.jpg")], Path("out"))
+    assert planned == Plan([Job(Path("a.jpg"), Path("out/a.png"))], {})
     assert sorted(os.listdir()) == ["a.jpg"]

@@ -48,8 +48,8 @@ def test_decoding_and_encoding_overlap_with_computing(tmp_path, model, monkeypat
     by_path = {path: job for job in todo for path in (job.source, job.target)}
     read, write = images.read, formats.write
 
-    def note_read(path):
-        picture = read(path)
+    def note_read(path, salvage):
+        picture = read(path, salvage)
         decoded[by_path[path]].set()
         return picture
 
@@ -76,9 +76,9 @@ def test_few_pictures_wait_in_memory(tmp_path, model, monkeypatch):
     monkeypatch.setattr(pipeline, "_PIXELS", 900)  # two of 400 pixels
     read, decoded, most = images.read, [], []
 
-    def count(path):
+    def count(path, salvage):
         decoded.append(path)
-        return read(path)
+        return read(path, salvage)
 
     def progress(job, done, total):
         most.append(len(decoded) - int(job.source.stem))

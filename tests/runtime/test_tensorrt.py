@@ -24,7 +24,7 @@ from . import simulated
 from .toy import photo, write_bundle, write_staged_bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
-core = pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
+pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
 
 NAME = "tensorrt-rtx"
 
@@ -377,28 +377,6 @@ def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
     gpu()
     with pytest.raises(BackendError, match="leave out --precision"):
         Upscaler.from_bundle(built, backend=NAME, precision="fp32")
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (simulated.CudaEngine, trt.ICudaEngine),
-        (simulated.Context, trt.IExecutionContext),
-        (simulated.Gpu, core.Device),
-        (simulated.Stream, core.Stream),
-        (simulated.Event, core.Event),
-        (simulated.Buffer, core.Buffer),
-        (simulated.Builder, core.graph.GraphBuilder),
-        (simulated.Graph, core.graph.Graph),
-    ],
-    ids=lambda kind: kind.__name__,
-)
-def test_the_simulation_has_the_real_methods(ours, theirs):
-    """Names and numbers of arguments, as far as the real ones tell them."""
-    own = {"compute", "step", "idle", "wait", "put", "is_ready", "work", "replays"}
-    for name in vars(ours).keys() - own:
-        if not name.startswith("_"):
-            assert hasattr(theirs, name), name
 
 
 def test_the_builders_are_known_to_the_command_line():

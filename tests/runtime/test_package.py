@@ -1,0 +1,73 @@
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import lpnsr
+from lpnsr.runtime.upscaler import Upscaler
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True, **options
+    ).stdout
+
+
+def test_the_package_names_its_version_and_its_class():
+    assert lpnsr.__version__ == version("lpnsr")
+    assert lpnsr.Upscaler is Upscaler
+    assert {"Upscaler", "__version__"} <= set(dir(lpnsr))
+    with pytest.raises(AttributeError, match="'lpnsr' has no attribute 'Downscaler'"):
+        _ = lpnsr.Downscaler
+
+
+def test_importing_the_package_loads_nothing_else():
+    loaded = python("-c", "import sys, lpnsr; print(*sys.modules)").split()
+    assert "lpnsr" in loaded and "numpy" not in loaded
+    assert not any(name.startswith("lpnsr.") for name in loaded)
+
+
+def test_all_its_parts_are_found_and_typed():
+    installed = files("lpnsr")
+    assert (installed / "py.typed").is_file()
+    for part in ("models", "export", "runtime", "kernels", "benchmarks"):
+        assert (installed / part / "__init__.py").is_file(), part
+    assert not (installed / "runtime" / "lpnsr").exists()
+
+
+def test_a_checkout_called_lpnsr_does_not_hide_the_installed_package(tmp_path):
+    os.symlink(ROOT, tmp_path / "lpnsr")
+    found = python("-c", "import lpnsr.runtime; print(lpnsr.runtime.__file__)", cwd=tmp_path)
+    assert not Path(found).is_relative_to(tmp_path)
+
+
+def test_the_package_runs_as_the_command():
+    assert python("-m", "lpnsr", "--version") == f"lpnsr-run {version('lpnsr')}\n"
+    assert "usage: lpnsr-run " in python("-m", "lpnsr", "--help")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("lpnsr.runtime.command.cli", "lpnsr-run"),
+        ("lpnsr.export.cli", "lpnsr-export"),
+        ("lpnsr.benchmarks.cli", "lpnsr-bench"),
+        ("lpnsr.models.training.cli", "lpnsr-train"),
+    ],
+)
+def test_every_command_tells_the_version_without_heavy_packages(module, name):
+    script = f"""
+import sys
+from {module} import main
+try:
+    main(["--version"])
+finally:
+    assert not {{"torch", "onnx", "onnxruntime", "openvino"}} & set(sys.modules)
+"""
+    assert python("-c", script) == f"{name} {version('lpnsr')}\n"

@@ -1,0 +1,128 @@
+"""TIFF files of every layout: equal pixels, or one line that names what is not read."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lpnsr.runtime.pictures.images import ImageError, probe, read
+
+LAYOUTS = st.fixed_dictionaries(
+    {
+        "photometric": st.sampled_from(["minisblack", "miniswhite", "rgb"]),
+        "extra": st.integers(0, 2),
+        "dtype": st.sampled_from(["u1", "u2", "f2", "f4", "f8"]),
+        "planarconfig": st.sampled_from(["contig", "separate"]),
+        "tile": st.sampled_from([None, (16, 16), (32, 16)]),
+        "rowsperstrip": st.sampled_from([None, 1, 7]),
+        "compression": st.sampled_from([None, "zlib"]),
+        "predictor": st.booleans(),
+        "byteorder": st.sampled_from("<>"),
+        "bigtiff": st.booleans(),
+        "height": st.integers(1, 40),
+        "width": st.integers(1, 40),
+    }
+)
+
+
+def samples(shape, dtype):
+    values = np.random.default_rng(0).random(shape)
+    kind = np.dtype(dtype)
+    return (values * (np.iinfo(kind).max if kind.kind in "ui" else 1)).astype(kind)
+
+
+def written(layout):
+    """A file of this layout, and its samples (H, W, C)."""
+    layout = dict(layout)
+    colors = 3 if layout["photometric"] == "rgb" else 1
+    channels = colors + layout.pop("extra")
+    shape = (layout.pop("height"), layout.pop("width"), channels)
+    pixels = samples(shape, layout.pop("dtype"))
+    integers = pixels.dtype.kind in "ui"
+    layout["predictor"] &= layout["compression"] is not None and integers
+    if layout["tile"]:
+        layout["rowsperstrip"] = None
+    if channels == 1:
+        del layout["planarconfig"]
+    stored = pixels[..., 0] if channels == 1 else pixels
+    if layout.get("planarconfig") == "separate":
+        stored = pixels.transpose(2, 0, 1)
+    extra = ["unassalpha", "unspecified"][: channels - colors]
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stored, extrasamples=extra, metadata=None, **layout)
+    return stream.getvalue(), pixels, colors
+
+
+def expected(pixels, photometric, colors):
+    pixels = pixels[..., : colors + 1]
+    if pixels.dtype.kind == "f":
+        pixels = np.rint(pixels.astype(np.float32) * np.float32(65535)).astype(np.uint16)
+    full = np.iinfo(pixels.dtype).max
+    color = pixels[..., :colors]
+    return np.dstack([full - color if photometric == "miniswhite" else color, pixels[..., colors:]])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LAYOUTS)
+def test_every_layout_gives_the_pixels_that_were_written(layout):
+    content, pixels, colors = written(layout)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tif"
+        path.write_bytes(content)
+        picture, header = read(path), probe(path)
+    found = expected(pixels, layout["photometric"], colors)
+    assert picture.pixels.dtype == found.dtype
+    np.testing.assert_array_equal(picture.pixels, found)
+    assert header.size == found.shape[:2] and header.bits == 8 * found.itemsize
+    assert header.channels >= found.shape[2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["i1", "i2", "i4", "u4", "i8", "u8", "c8"]),
+    st.sampled_from(["minisblack", "rgb"]),
+    st.sampled_from(["contig", "separate"]),
+    st.booleans(),
+    st.sampled_from("<>"),
+    st.integers(0, 4),
+)
+def test_what_is_not_read_is_named(dtype, photometric, planes, big, order, extra):
+    channels = (3 if photometric == "rgb" else 1) + extra
+    shape = (9, 11, channels) if planes == "contig" else (channels, 9, 11)
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream,
+        np.zeros(shape, dtype),
+        photometric=photometric,
+        planarconfig=planes if channels > 1 else None,
+        extrasamples=["unspecified"] * extra,
+        bigtiff=big,
+        byteorder=order,
+        metadata=None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tif"
+        path.write_bytes(stream.getvalue())
+        with pytest.raises(ImageError) as error:
+            read(path)
+    message = str(error.value)
+    assert "\n" not in message and "not a picture" not in message and "damaged" not in message
+    assert (
+        "signed or 32-bit samples" in message or "is a TIFF of a kind that is not read" in message
+    )
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan, np.inf])
+def test_floating_point_samples_beyond_0_to_1_are_refused(tmp_path, value):
+    pixels = np.full((4, 5), 0.5, np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    assert (read(tmp_path / "a.tif").pixels == 32768).all()
+    pixels[1, 2] = value
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    with pytest.raises(ImageError, match="floating-point samples beyond 0 to 1; scale them"):
+        read(tmp_path / "a.tif")
