@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from runtime.toy import write_bundle
 from selection import slow_but
 
 from lpnsr.benchmarks import cli, folder, report, small
@@ -43,9 +44,10 @@ def test_a_folder_without_pictures_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_small_pictures_are_held_against_their_tiles(monkeypatch, capsys):
+def test_small_pictures_are_held_against_their_tiles(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(small.measure, "__defaults__", (4,))
-    assert cli.main(["folder", "--small", "--runs", "1"]) == 0
+    model = write_bundle(tmp_path / "toy")
+    assert cli.main(["folder", "--small", "--runs", "1", "--model", str(model)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("4 pictures of 48 to 200 pixels a side, ")
     assert re.search(
