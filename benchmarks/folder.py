@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     chain, origin = build_chain(get_preset(bundle.manifest.preset), args.weights)
     chain = chain.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as name:
-        jobs = plan([args.folder], Path(name))
+        jobs = plan([args.folder], Path(name)).jobs
         sizes = [images.probe(job.source).size for job in jobs]
         methods = ways(chain, bundle, jobs)
         about = machine.environment()

@@ -224,7 +224,7 @@ class _Line:
         self._room.enter(outcome.job, header.size[0] * header.size[1])
         self._refuse_too_large(header)  # now that a large one before it has freed its memory
         start = time.perf_counter()
-        picture = images.read(outcome.job.source, self.salvage)
+        picture = images.read(outcome.job.source, self._pipeline.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
 
