@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 COMMANDS = {
     "quick": "this machine with the built-in model, in every engine",
@@ -14,7 +15,9 @@ COMMANDS = {
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
+    "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
     "noise": "what the noise predictor is worth in chains of one to four steps",
+    "check": "one page on a model here: verified, and timed in every backend, for an issue",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }
 """Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _load(name: str, parser: argparse.ArgumentParser) -> object:
+def _load(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     try:
         return import_module(f"lpnsr.benchmarks.{name}")
     except ImportError as error:

@@ -11,47 +11,57 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
-from threading import Event
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import authors, machine, report
+from lpnsr.benchmarks import authors, machine, report, small
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.registry import BACKENDS
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
 from lpnsr.runtime.command.jobs import Job, plan
-from lpnsr.runtime.command.pipeline import Pipeline
-from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import images
-from lpnsr.runtime.pictures.formats import FORMATS
-from lpnsr.runtime.upscaler import Upscaler
+from lpnsr.runtime.upscaler import Description, Upscaler
 
 
 class Eager(Backend):
-    """A backend of the runtime that runs the eager chain.
+    """A backend of the runtime that runs the eager chain, whatever the graph.
 
     Args:
         call: `Chain.forward`, or what stands in for it.
         device: of the chain.
     """
 
-    def __init__(self, call: object, device: torch.device) -> None:
+    def __init__(self, call: Callable[..., torch.Tensor], device: torch.device) -> None:
         self._call, self._device = call, device
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
-        """Nothing to do."""
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
+        """A session in which the chain takes the place of the graph."""
+        return _EagerSession(bundle, graph, self._call, self._device)
+
+    def describe(self) -> str:
+        """Name and device."""
+        return f"PyTorch {torch.__version__} on {self._device} in fp32"
+
+
+class _EagerSession(Session):
+    def __init__(
+        self, bundle: Bundle, graph: Graph, call: Callable[..., torch.Tensor], device: torch.device
+    ) -> None:
+        super().__init__(bundle, graph)
+        self._call, self._device = call, device
 
     @torch.no_grad()
     def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -59,17 +69,17 @@ class Eager(Backend):
         inputs = [torch.from_numpy(array).to(self._device) for array in (lr, noise)]
         return self._call(*inputs).cpu().numpy()
 
-    run_precisely = run
-
-    def describe(self) -> str:
-        """Name and device."""
-        return f"PyTorch {torch.__version__} on {self._device} in f32"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `lpnsr-bench folder`."""
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="pictures to upscale")
+    add("folder", type=Path, metavar="DIR", nargs="?", help="pictures to upscale")
+    add(
+        "--small",
+        action="store_true",
+        help="instead of DIR: 100 generated pictures of 48 to 200 pixels a side, against the time "
+        "that their tiles alone take",
+    )
     add("--model", type=Path, default=BUILTIN, metavar="BUNDLE", help="default: the built-in")
     add("--weights", type=Path, help="checkpoints of the bundle's preset, for PyTorch")
     add("--runs", type=int, default=3, help="timed rounds (default: %(default)s)")
@@ -77,12 +87,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; returns the exit code."""
+    """Measure and print; returns the exit code.
+
+    Raises:
+        ValueError: there is either no folder, or one beside `--small`.
+    """
+    if args.small == bool(args.folder):
+        raise ValueError("give a folder of pictures, or --small")
+    if args.small:
+        with Upscaler.from_bundle(args.model) as upscaler:
+            print(small.measure(upscaler, args.runs))
+        return 0
     bundle = Bundle.open(args.model)
     chain, origin = build_chain(get_preset(bundle.manifest.preset), args.weights)
     chain = chain.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as name:
-        jobs = plan([args.folder], Path(name))
+        jobs = plan([args.folder], Path(name)).jobs
         sizes = [images.probe(job.source).size for job in jobs]
         methods = ways(chain, bundle, jobs)
         about = machine.environment()
@@ -106,14 +126,17 @@ def run(args: argparse.Namespace) -> int:
 def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     """The authors' procedure, ours in eager PyTorch with their calls and without, and engines."""
     device = next(chain.parameters()).device
-    graphs = bundle.manifest.graphs
 
     def ours(backend: Backend) -> Run:
-        upscaler = Upscaler(bundle, backend, graphs)
+        upscaler = Upscaler(Description(bundle.path), backend)
         return lambda: _pipeline(upscaler, jobs)
 
     def engine(name: str, precision: str) -> Run:
-        call = ours(backends.create(name, None, precision, (), bundle, graphs)[0])
+        upscaler = Upscaler.from_bundle(bundle.path, backend=name, precision=precision)
+
+        def call() -> np.ndarray:
+            return _pipeline(upscaler, jobs)
+
         call()  # a backend that cannot load its graph says so here
         return call
 
@@ -122,7 +145,7 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     calls = Eager(lambda lr, noise: authors.sample(chain, lr, noise), device)
     methods.add(EAGER + CALLS, lambda: ours(calls))
     methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
-    for name in (name for name in backends.NAMES if name != "auto"):
+    for name in BACKENDS:
         for precision, computed in precisions(name, bundle):
             methods.add(f"{label(name)} {computed}", partial(engine, name, precision))
     return methods
@@ -173,12 +196,7 @@ def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:
 
 
 def _pipeline(upscaler: Upscaler, jobs: Sequence[Job]) -> np.ndarray:
-    pipeline = Pipeline(
-        upscaler, Recipe(), FORMATS["png"], 95, print, lambda job, done, total: None, Event()
-    )
-    for outcome in pipeline.run(jobs):
-        if outcome.error:
-            raise RuntimeError(f"{outcome.job.source}: {outcome.error}")
+    small.upscale(upscaler, jobs)
     return _signed([_read(job.target) for job in jobs])
 
 

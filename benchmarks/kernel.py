@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -62,9 +63,10 @@ def cpu(
     """Milliseconds of one step with NumPy and with the kernel."""
     rng = np.random.default_rng(0)
     tensors = {name: rng.standard_normal(shape, dtype=np.float32) for name in READ}
-    given = {"eps": tensors.pop("eps")}
+    read = tensors.pop("eps")
+    given: dict[str, Any] = {**tensors, "eps": read}
     if noise == "made":
-        given = {"origins": kernels.origins(0, [(0, 0)] * shape[0]), "draw": 1}
+        given = {**tensors, "origins": kernels.origins(0, [(0, 0)] * shape[0]), "draw": 1}
     out = np.empty(shape, np.float32), np.empty(shape, np.float32)
 
     def numpy() -> None:
@@ -73,11 +75,11 @@ def cpu(
             every = [reference.normals(0, range(1, 2), *window) for _ in range(shape[0])]
             eps = np.concatenate(every)
         else:
-            eps = given["eps"]
+            eps = read
         _expression(**tensors, eps=eps)
 
     def kernel() -> None:
-        kernels.residual_shift(STEP, **tensors, **given, out=out, threads=threads)
+        kernels.residual_shift(STEP, **given, out=out, threads=threads)
 
     return _best(numpy, rounds), _best(kernel, rounds)
 

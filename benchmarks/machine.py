@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +22,7 @@ import torch
 from lpnsr.benchmarks.timing import seconds
 from lpnsr.export.check.run_onnx import computes_bf16, run_openvino
 from lpnsr.export.graph.builder import GraphBuilder, float_input
+from lpnsr.runtime.command.listing import processor
 
 RATES = "GMAC/s in matrix products"
 """Where results keep what `rates` returns."""
@@ -37,10 +39,10 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, object]:
+def environment() -> dict[str, Any]:
     """Processor, cores, GPU, operating system and versions."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -56,9 +58,9 @@ def rates(known: Mapping[str, float] | None = None) -> dict[str, float]:
     Args:
         known: what was measured before; the better counts, as other work only ever slows it down.
     """
-    names = ["f32", "bf16"] if computes_bf16() or torch.cuda.is_available() else ["f32"]
+    names = ["fp32", "bf16"] if computes_bf16() or torch.cuda.is_available() else ["fp32"]
     if torch.cuda.is_available():
-        names.append("f16")
+        names.append("fp16")
     known = known or {}
     return {name: max(round(matrix_rate(name) / 1e9), known.get(name, 0)) for name in names}
 
@@ -67,17 +69,17 @@ def matrix_rate(precision: str, size: int = 2048, runs: int = 9) -> float:
     """Multiply-accumulates per second in square matrix products, the best of engines and runs.
 
     Args:
-        precision: "f32", "bf16" or, on a GPU, "f16".
+        precision: "fp32", "bf16" or, on a GPU, "fp16".
         size: side of the matrices.
         runs: how many.
     """
     if torch.cuda.is_available():
         size *= 4
     a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.from_numpy(matrix).to(device, dtype) for matrix in (a, b))
-    products = [lambda: x @ y]
+    products: list[Callable[[], object]] = [lambda: x @ y]
     if device == "cpu" and _version("openvino"):
         products.append(_compiled(a, b, precision))
     return size**3 / min(seconds(product) for product in products for _ in range(runs))
@@ -102,7 +104,8 @@ def peak_memory() -> int:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Unlike getrusage, this does not begin with what the parent process held.
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    (most,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(most) * 1024
 
 
 def device_memory() -> int | None:
@@ -112,14 +115,6 @@ def device_memory() -> int | None:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True)
     return int(done.stdout.split()[0]) << 20 if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
 
 
 def _version(name: str) -> str | None:

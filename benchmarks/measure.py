@@ -96,7 +96,7 @@ def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
         return chain, "given weights" if folder else "its own weights"
     chain = preset.build()
     weights.fill(chain)
-    return chain, "deterministic weights, on which speed does not hang"
+    return chain, "deterministic weights, which do not affect speed"
 
 
 def measure(model: Model, workload: Workload, options: Options) -> Result:
@@ -169,7 +169,7 @@ def _starts(
     file = folder / "chain.pt"
     torch.save(chain, file)
     del chain
-    tasks = {EAGER: (file, "torch", "f32"), **engines}
+    tasks = {EAGER: (file, "torch", "fp32"), **engines}
     return {
         name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
     }
@@ -187,17 +187,17 @@ def _exported(
     if (target / MANIFEST).is_file():
         return Bundle.open(target), None
     _say(f"exporting {target.name}")
-    options = {"precision": precision, "topology": topology}
-    taken = seconds(lambda: pack(chain, preset, [shape], target, **options))
+    taken = seconds(
+        lambda: pack(chain, preset, [shape], target, precision=precision, topology=topology)
+    )
     return Bundle.open(target), round(taken, 1)
 
 
 @contextmanager
 def _cache(folder: Path) -> Iterator[None]:
     """Engines find nothing compiled before, so that building is measured whole."""
-    names = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(folder)))
+    before = {name: os.environ.get(name) for name in process.CACHES}
+    os.environ.update(dict.fromkeys(process.CACHES, str(folder)))
     try:
         yield
     finally:

@@ -21,21 +21,16 @@ from lpnsr.export.graph import passes
 from lpnsr.models.chain import Chain
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.engine_files import BUILDERS
+from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
 
-EAGER = "PyTorch f32"
+EAGER = "PyTorch fp32"
 AUTHORS, CALLS, TRACED = ", authors' procedure", ", authors' calls", ", graph as traced"
 STAGED, UNCAPTURED = ", staged", ", without CUDA graph"
-COMPILED = "PyTorch f32, torch.compile"
-ON_CPU = ("onnxruntime", "openvino")
-LABELS = {
-    "onnxruntime": "ONNX Runtime",
-    "onnxruntime-cuda": "ONNX Runtime CUDA",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT-RTX",
-}
+COMPILED = "PyTorch fp32, torch.compile"
+ON_CPU = [name for name, info in BACKENDS.items() if info.device == "cpu"]
+ON_GPU = [name for name, info in BACKENDS.items() if info.device == "cuda"]
 
 
 @dataclass
@@ -84,7 +79,7 @@ class Methods:
         self.add(EAGER, lambda: run(chain))
         half = EAGER
         if device == "cuda":
-            half = "PyTorch f16 autocast"
+            half = "PyTorch fp16 autocast"
             self.add(half, lambda: run(torch.autocast("cuda")(chain.__call__)))
         self.add(half + AUTHORS, lambda: run(lambda lr, noise: authors.sample(chain, lr, noise)))
         if compiles:
@@ -112,12 +107,12 @@ class Methods:
         for engine in ON_CPU:
             for precision, computed in precisions(engine, bundle):
                 self._add_engine(computed, bundle, engine, precision, lr, noise)
-            f32 = f"{label(engine)} f32"
-            if traced and f32 in self.runs:
-                self.add(f32 + TRACED, partial(_loaded, traced, engine, "f32", lr, noise))
-        for engine in (name for name in backends.NAMES if name not in ("auto", *ON_CPU)):
-            single, narrow = (f"{label(engine)} {computed}" for computed in ("f32", "mixed"))
-            if not self._add_engine("f32", bundle, engine, "auto", lr, noise):
+            fp32 = f"{label(engine)} fp32"
+            if traced and fp32 in self.runs:
+                self.add(fp32 + TRACED, partial(_loaded, traced, engine, "fp32", lr, noise))
+        for engine in ON_GPU:
+            single, narrow = (f"{label(engine)} {computed}" for computed in ("fp32", "mixed"))
+            if not self._add_engine("fp32", bundle, engine, "auto", lr, noise):
                 self.missing[narrow] = self.missing[single]
                 continue
             try:
@@ -139,18 +134,24 @@ class Methods:
                     self.add(name + staged + uncaptured, load)
 
     def _add_engine(
-        self, computed: str, bundle: Bundle, engine: str, precision: str, *noisy: np.ndarray
+        self,
+        computed: str,
+        bundle: Bundle,
+        engine: str,
+        precision: str,
+        lr: np.ndarray,
+        noise: np.ndarray,
     ) -> bool:
         """Whether the backend runs."""
         name = f"{label(engine)} {computed}"
         self.engines[name] = bundle.path, engine, precision
-        self.add(name, partial(_loaded, bundle, engine, precision, *noisy))
+        self.add(name, partial(_loaded, bundle, engine, precision, lr, noise))
         return name in self.runs
 
 
 def label(engine: str) -> str:
     """What a backend is called in tables."""
-    return LABELS.get(engine, engine)
+    return BACKENDS[engine].label if engine in BACKENDS else engine
 
 
 def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
@@ -158,8 +159,8 @@ def precisions(engine: str, bundle: Bundle) -> list[tuple[str, str]]:
     if engine in ON_CPU:
         return [(name, name) for name in backends.PRECISIONS if name != "auto"]
     # On a GPU the graph says what is computed in.
-    single = set(bundle.manifest.precision.values()) == {"float32"}
-    return [("auto", "f32" if single else "mixed")]
+    single = set(bundle.manifest.precision.values()) == {"fp32"}
+    return [("auto", "fp32" if single else "mixed")]
 
 
 def _loaded(
@@ -184,15 +185,15 @@ def _loaded(
         backend, _ = backends.create(engine, None, precision, graph.precisions, bundle, [graph])
     else:
         backend = TensorRt(engine, cuda_graph=False)
-    backend.load(bundle, graph)
-    return lambda: backend.run(lr, noise)
+    session = backend.load(bundle, graph)
+    return lambda: session.run(lr, noise)
 
 
 def compile_networks(chain: Chain) -> Chain:
     """The chain with each network compiled by `torch.compile`; weights are shared."""
     parts = {name: _compiled(module) for name, module in chain.named_children() if name != "codec"}
     codec = copy.copy(chain.codec)
-    codec._modules = {name: _compiled(module) for name, module in codec._modules.items()}
+    codec._modules = {name: _compiled(module) for name, module in codec.named_children()}
     return chain.replaced(codec=codec, **parts)
 
 

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     chain = load_chain(preset, find_weights(preset, args.weights))
     found = samples.find(args.inputs, args.reduce)
     lengths = range(1, preset.schedule.steps + 1)
-    quality = {(steps, kind): [] for steps in lengths for kind in NOISE_KINDS}
+    quality: dict[tuple[int, str], list[tuple[float, ...]]] = {
+        (steps, kind): [] for steps in lengths for kind in NOISE_KINDS
+    }
     for sample in tqdm(found, unit="picture", disable=None):
         small, original = sample.load(preset.scale)
         if original is None:

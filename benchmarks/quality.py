@@ -2,7 +2,8 @@
 
 A folder with `lr/` and `hr/` holds pairs; with --reduce, the pictures are originals and their
 bicubic reductions the inputs; other pictures have no original, and get only the metrics that need
-none. PSNR, SSIM and sharpness (gradient energy as a share of the original's) are on luma.
+none. PSNR, SSIM and sharpness (gradient energy as a share of the original's) are on luma; colour is
+the mean difference CIEDE2000.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lpnsr.benchmarks import samples
+from lpnsr.benchmarks import peers, samples
 from lpnsr.benchmarks.metrics import Metric, Quality, compare, perceptual
 from lpnsr.benchmarks.samples import Sample
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
-FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.0%}"}
-NAMES = {"psnr": "PSNR-Y", "ssim": "SSIM-Y"}
+FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.1%}", "color": "{:.3f}"}
+NAMES = {"psnr": "PSNR-Y", "ssim": "SSIM-Y", "color": "colour difference", "brisque": "BRISQUE"}
 
 Upscale = Callable[[np.ndarray], np.ndarray]
 Row = dict[str, Any]
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of such")
     add("--reduce", action="store_true", help="the pictures are originals: reduce them first")
     add("--model", type=Path, nargs="+", default=[BUILTIN], metavar="BUNDLE")
+    add("--peers", action="store_true", help="Real-ESRGAN in ncnn too (extra `peers`, scale 4)")
     add("--each", action="store_true", help="a table of every picture too")
     add("--json", type=Path, metavar="FILE", help="all values; a stopped run goes on from them")
     add("--markdown", type=Path, metavar="FILE", help="the tables, which are printed anyway")
@@ -47,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure what is not in the JSON file yet, and print the tables."""
     found = samples.find(args.inputs, args.reduce)
     metrics, lacking = perceptual()
-    # In float32, so that figures do not hang on what the processor computes in.
-    upscalers = {_name(path): Upscaler.from_bundle(path, precision="f32") for path in args.model}
+    # In fp32, so that figures do not depend on what the processor computes in.
+    upscalers = {_name(path): Upscaler.from_bundle(path, precision="fp32") for path in args.model}
     if len(upscalers) < len(args.model):
         raise ValueError("two bundles have the same folder name; rename one")
     scales = {upscaler.bundle.manifest.scale for upscaler in upscalers.values()}
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     methods: dict[str, tuple[str, Upscale]] = {
         "bicubic": ("bicubic", lambda small: samples.bicubic(small, scale))
     }
+    if args.peers:
+        methods[peers.NAME] = (peers.MODEL, peers.RealEsrgan().upscale)
     for path, (name, upscaler) in zip(args.model, upscalers.items(), strict=True):
         methods[name] = (_digest(path / MANIFEST), upscaler.upscale)
 

@@ -73,15 +73,15 @@ def _methods(
     for name, values in row.seconds.items():
         macs = row.macs if name.startswith("PyTorch") else result.graph_macs
         # Mixed precision is float16 for the most part.
-        words = name.split(",")[0].replace("mixed", "f16").split()
+        words = name.split(",")[0].replace("mixed", "fp16").split()
         rate = next((rates[word] for word in words if word in rates), None)
-        # The authors' vain calls and a graph without its rewrites are not counted.
+        # The authors' unused calls and a graph without its rewrites are not counted.
         odd = AUTHORS in name or TRACED in name or rate is None
         cells = [
             spread(values),
             f"{authors / median(values):.2f}",
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
-            "-" if odd else f"{macs / median(values) / 1e9 / rate:.0%}",
+            "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
         if peaks:
             cells.append(_memory(result.starts.get(name)))
@@ -96,7 +96,7 @@ def _published(row: Published | None) -> str:
     return ", ".join(parts + ([row.parameters] if row.parameters else []))
 
 
-def _memory(start: Mapping[str, float | None] | None) -> str:
+def _memory(start: Mapping[str, Any] | None) -> str:
     if start is None:
         return "-"
     host = f"{start['memory'] / 1e9:.2f} GB"
@@ -118,7 +118,7 @@ def starts(results: Sequence[Result]) -> str:
 
 
 def costs(results: Sequence[Result]) -> str:
-    """What the models are, and what the graphs have made of them."""
+    """The models, and the graphs that were made of them."""
     header = [
         "model",
         "parameters",
@@ -157,7 +157,7 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
         row: method -> seconds.
 
     Returns:
-        method -> cause -> factor; at last the total.
+        method -> cause -> factor, the total last.
     """
     medians = {name: median(values) for name, values in row.items()}
     authors = next(name for name in medians if AUTHORS in name)
@@ -175,16 +175,16 @@ def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
 
 def _path(name: str, ours: str, there: Collection[str]) -> list[tuple[str, str]]:
     """Cause and method after it, from the authors' procedure to the method `name`."""
-    f32 = f"{name.rsplit(' ', 1)[0]} f32"
+    fp32 = f"{name.rsplit(' ', 1)[0]} fp32"
     path = [("unused calls (the noise predictor's last)", ours)]
     if ours + CALLS in there:
         path.insert(0, ("padding and tile overlap", ours + CALLS))
-    if name.startswith("PyTorch") or f32 not in there:
+    if name.startswith("PyTorch") or fp32 not in there:
         return [*path, ("engine", name)]
-    if f32 + TRACED in there:
-        path += [("engine", f32 + TRACED), ("graph rewriting", f32)]
+    if fp32 + TRACED in there:
+        path += [("engine", fp32 + TRACED), ("graph rewriting", fp32)]
     else:
-        path.append(("engine and graph rewriting", f32))
+        path.append(("engine and graph rewriting", fp32))
     return [*path, ("precision", name)]
 
 
@@ -243,6 +243,25 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     if absent and not main:
         parts += ["Not possible here:", absent]
     return "\n\n".join(parts)
+
+
+def summary(kept: Sequence[Mapping[str, Any]]) -> str:
+    """One table of several workloads on one machine: seconds of a tile in every engine.
+
+    The rows of graphs as traced, which only explain a difference, are left out.
+
+    Args:
+        kept: what `lpnsr-bench table` writes to `--json`, each with one model.
+    """
+    lines = []
+    for each in kept:
+        (result,) = (Result.from_json(fields) for fields in each["results"])
+        for name, (taken, times, psnr, _, memory) in _methods(result, each["machine"][RATES], True):
+            if TRACED not in name:
+                lines.append([result.label, name, taken, times, psnr, memory])
+    machine = kept[0]["machine"]
+    header = ["model", "method", "64x64 tile", "times the authors'", "PSNR to eager", "memory"]
+    return f"{table(header, lines)}\n\n{machine['processor']}, {machine['cores']} cores."
 
 
 def _changed(workload: Workload) -> str:

@@ -13,8 +13,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     accurate = set.intersection(*(set(graph.precisions) for graph in bundle.manifest.graphs))
     graphs = bundle.manifest.graphs
     engine, why = backends.create(args.backend, None, args.precision, accurate, bundle, graphs)
-    kept = {"machine": about, "engine": f"{engine.describe()} ({why})", "sizes": [], "batches": []}
+    kept: dict[str, Any] = {"machine": about, "engine": f"{engine.describe()} ({why})"}
+    kept |= {"sizes": [], "batches": []}
     with tempfile.TemporaryDirectory() as cache:
         runs = args.runs
         for side in args.sides:
@@ -103,8 +106,8 @@ def _batches(batches: Sequence[int], engine: Backend, runs: int, folder: Path) -
     found = []
     for graph in bundle.manifest.graphs:
         values = random_input(preset, graph.batch, graph.tile, seed=0)
-        engine.load(bundle, graph)
-        taken = [seconds(lambda v=values: engine.run(**v)) for _ in range(runs + 1)]
+        session = engine.load(bundle, graph)
+        taken = [seconds(partial(session.run, **values)) for _ in range(runs + 1)]
         found.append({"batch": graph.batch, "seconds": [round(each, 4) for each in taken[1:]]})
     return found
 

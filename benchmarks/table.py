@@ -11,11 +11,12 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lpnsr.benchmarks import machine, report
 from lpnsr.benchmarks.measure import Options, measure
 from lpnsr.benchmarks.workloads import WORKLOADS, Workload
-from lpnsr.export.cli import parse_tile
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def measure_all(workload: Workload, options: Options, args: argparse.Namespace) 
     """Measure the models of a workload one after the other; print and write."""
     about = machine.environment() | {machine.RATES: machine.rates()}
     print(json.dumps(about), file=sys.stderr)
-    kept = {"workload": asdict(workload), "machine": about, "results": []}
+    kept: dict[str, Any] = {"workload": asdict(workload), "machine": about, "results": []}
     for model in workload.models:
         kept["results"].append(asdict(measure(model, workload, options)))
         about[machine.RATES] = machine.rates(about[machine.RATES])

@@ -1,4 +1,4 @@
-"""Engines that take turns, so that all of them meet the same moods of the machine."""
+"""Engines take turns, so that variations of the machine's speed affect all of them alike."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def seconds(call: Callable[[], object]) -> float:
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    start.record()
+    begin.record()
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return begin.elapsed_time(end) / 1e3
 
 
 def spread(values: Sequence[float]) -> str:

@@ -12,10 +12,10 @@ from lpnsr.models.chain import Chain
 
 
 def fill(chain: Chain) -> None:
-    """Give every parameter a value that hangs on its name and shape alone.
+    """Give every parameter a value that depends on its name and shape alone.
 
     Kernels keep the variance of what passes through them, norms are near one and biases near zero,
-    so that values stay in the range that trained networks have. Speed does not hang on values.
+    so that values stay in the range that trained networks have. Speed does not depend on values.
     """
     for name, parameter in chain.named_parameters():
         parameter.copy_(torch.from_numpy(_values(name, tuple(parameter.shape))))

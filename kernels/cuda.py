@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cuda.core import Device, Kernel, ObjectCode, Stream
     from cuda.core.graph import GraphBuilder
 
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities, without the dot, that the kernel is built for."""
@@ -89,7 +89,8 @@ class Kernels:
     """
 
     def __init__(self, arch: str, name: str) -> None:
-        self._code, self._kernels = _code(arch, name), {}
+        self._code = _code(arch, name)
+        self._kernels: dict[str, Kernel] = {}
 
     def __getitem__(self, name: str) -> Kernel:
         if name not in self._kernels:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -53,8 +53,8 @@ def philox4x32(counter: Sequence[np.ndarray | int], key: tuple[int, int]) -> Wor
         a, b = (q >> _HALF) ^ b ^ np.uint64(key_a), q & _LOW
         c, d = (p >> _HALF) ^ d ^ np.uint64(key_b), p & _LOW
         key_a, key_b = (key_a + _WEYL[0]) & 0xFFFFFFFF, (key_b + _WEYL[1]) & 0xFFFFFFFF
-    a, b, c, d = (word.astype(np.uint32) for word in np.broadcast_arrays(a, b, c, d))
-    return a, b, c, d
+    w, x, y, z = (word.astype(np.uint32) for word in np.broadcast_arrays(a, b, c, d))
+    return w, x, y, z
 
 
 def normals(

@@ -18,6 +18,8 @@ class Bicubic(nn.Module):
     5x5 input pixels around it: a convolution and a pixel-shuffle, with the border repeated.
     """
 
+    taps: Tensor
+
     def __init__(self, scale: int) -> None:
         super().__init__()
         self.scale = scale

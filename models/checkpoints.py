@@ -64,6 +64,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint {file}")
+    content: object
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

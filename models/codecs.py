@@ -88,11 +88,24 @@ class VQAttention(nn.Module):
 class Level(nn.Module):
     """One resolution of encoder or decoder: residual blocks, then a change of resolution."""
 
+    downsample: nn.ModuleDict
+    upsample: nn.ModuleDict
+
     def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             *(VQBlock(out_channels if i else in_channels, out_channels) for i in range(blocks))
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h', w')."""
+        x = self.block(x)
+        if hasattr(self, "downsample"):
+            # The strided convolutions were trained with a border at the right and bottom only.
+            return self.downsample["conv"](F.pad(x, (0, 1, 0, 1)))
+        if hasattr(self, "upsample"):
+            return self.upsample["conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x
 
 
 class Encoder(nn.Module):
@@ -116,10 +129,7 @@ class Encoder(nn.Module):
         """(B, 3, 4h, 4w) -> (B, latent_channels, h, w)."""
         x = self.conv_in(picture)
         for level in self.down:
-            x = level.block(x)
-            if hasattr(level, "downsample"):
-                # The strided convolutions were trained with a border at the right and bottom only.
-                x = level.downsample["conv"](F.pad(x, (0, 1, 0, 1)))
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(_run_middle(self.mid, x))))
 
 
@@ -144,9 +154,7 @@ class Decoder(nn.Module):
         """(B, latent_channels, h, w) -> (B, 3, 4h, 4w)."""
         x = _run_middle(self.mid, self.conv_in(latent))
         for level in reversed(self.up):
-            x = level.block(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample["conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -168,7 +176,7 @@ class VQCodec(nn.Module):
 
     def code_indices(self, latent: Tensor) -> Tensor:
         """Index of the nearest code at each position: (B, C, h, w) -> (B, h, w) int64."""
-        codes = self.quantize["embedding"].weight
+        codes = self.quantize.get_parameter("embedding.weight")
         # |z - e|² without |z|², which is the same for all codes.
         distances = codes.square().sum(1) - 2 * (latent.permute(0, 2, 3, 1) @ codes.T)
         return distances.argmin(dim=-1)

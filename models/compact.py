@@ -50,6 +50,9 @@ class CompactUpsampler(nn.Module):
     colours and limits are ours.
     """
 
+    to_opponent: Tensor
+    from_opponent: Tensor
+
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
@@ -62,7 +65,7 @@ class CompactUpsampler(nn.Module):
         back = torch.kron(torch.tensor(FROM_OPPONENT), torch.eye(block))
         for name, matrix in ("to_opponent", torch.tensor(TO_OPPONENT)), ("from_opponent", back):
             self.register_buffer(name, matrix[:, :, None, None], persistent=False)
-        self._start_near_identity()
+        self._start_near_identity(convolutions[1:])
 
     def forward(self, lr: Tensor) -> Tensor:
         """(B, 3, h, w) in [-1, 1] -> (B, 3, scale·h, scale·w), about [-1, 1]."""
@@ -83,11 +86,11 @@ class CompactUpsampler(nn.Module):
         )
         return highest + negated_lowest
 
-    def _start_near_identity(self) -> None:
+    def _start_near_identity(self, inner: list[nn.Conv2d]) -> None:
         """Let features pass unchanged at first, which is what lets so deep a stack learn."""
-        for convolution in self.convolutions[1:]:
+        for convolution in inner:
             nn.init.dirac_(convolution.weight)
             convolution.weight.data += FIRST_SPREAD * torch.randn_like(convolution.weight)
-            nn.init.zeros_(convolution.bias)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+            nn.init.zeros_(convolution.get_parameter("bias"))
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +93,7 @@ class ResBlock(nn.Module):
         """
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
         norm = self.out_layers[0]
-        if isinstance(norm, nn.Identity):
+        if not isinstance(norm, nn.GroupNorm):
             return 1 + scale, shift
         weight = norm.weight[:, None, None] * (1 + scale)
         return weight, norm.bias[:, None, None] * (1 + scale) + shift
@@ -276,8 +277,8 @@ def _norm(groups: int, channels: int) -> nn.Module:
     return nn.GroupNorm(groups, channels) if groups else nn.Identity()
 
 
-def _run(block: nn.ModuleList, x: Tensor, affines: object) -> Tensor:
-    for layer in block:
+def _run(block: nn.Module, x: Tensor, affines: Iterator[Affine]) -> Tensor:
+    for layer in block.children():
         x = layer(x, next(affines)) if isinstance(layer, ResBlock) else layer(x)
     return x
 

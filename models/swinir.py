@@ -71,7 +71,7 @@ class RSTB(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, height·width, C) -> (B, height·width, C)."""
         h = x
-        for layer in self.residual_group["blocks"]:
+        for layer in self.residual_group["blocks"].children():
             h = layer(h, height, width)
         h = h.transpose(1, 2).unflatten(2, (height, width))
         return x + self.conv(h).flatten(2).transpose(1, 2)
@@ -82,6 +82,8 @@ class SwinIR(NearestUpsampler):
 
     Source: Liang et al., SwinIR (2021).
     """
+
+    mean: Tensor
 
     def __init__(self, config: SwinIRConfig) -> None:
         super().__init__()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
+import psutil
+from PIL import Image
 
-from lpnsr import kernels
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends.base import ADVICE, Backend, NotFiniteError, PrecisionError, Task
+from lpnsr.runtime.backends import host_pictures, pool
+from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
 from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
-from lpnsr.runtime.pictures import color
-from lpnsr.runtime.tiles import layout, rows, tiling
+from lpnsr.runtime.pictures import inputs
+from lpnsr.runtime.tiles import tiling
+from lpnsr.runtime.tiles.layout import TileLayout, choose
 
-_BAND = 128
-"""Most input rows that are colour-corrected at once, to keep the memory for it small."""
+MEMORY = min(4 * 2**30, psutil.virtual_memory().total // 2)
+"""Bytes that loaded graphs take together by default: 4 GiB, or half of the machine's memory."""
 
-_COPIES, _CORRECTION = 4, 6
-"""Output rows held at once, in heights of a tile and of a colour-corrected band."""
+Picture = np.ndarray | Image.Image
+"""A picture as `lpnsr.runtime.pictures.inputs.convert` takes it."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of tiles in all."""
@@ -28,125 +35,178 @@ class UpscaleError(RuntimeError):
     """The model's output for a picture is unusable."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """Everything needed to make an upscaler; picklable, so that a process can make its own.
+
+    Attributes:
+        bundle: the bundle's folder; the built-in model by default.
+        backend: inference engine, one of `lpnsr.runtime.backends.NAMES`.
+        device: "cpu", "cuda", or "cuda:1" for the second GPU; by default what the backend takes.
+        tile: (height, width) of the tiles in input pixels; by default, each picture gets those of
+            the bundle that process the fewest pixels.
+        batch: tiles to run at once; by default the smallest number that the bundle has.
+        overlap: least number of input pixels that neighbouring tiles share; by default 8 or 16,
+            whichever costs less (see `lpnsr.runtime.tiles.layout.choose`).
+        threads: CPU threads; by default the engine decides.
+        precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`; "auto"
+            is the fastest in which the model was found accurate at export.
+        memory: most bytes that loaded graphs may take together, as estimated by
+            `lpnsr.runtime.backends.pool`. Graphs in use stay loaded even beyond this limit.
+    """
+
+    bundle: Path = BUILTIN
+    backend: str = "auto"
+    device: str | None = None
+    tile: tuple[int, int] | None = None
+    batch: int | None = None
+    overlap: int | None = None
+    threads: int | None = None
+    precision: str = "auto"
+    memory: int = MEMORY
+
+
 class Upscaler:
     """Upscales pictures of any size with the model of one bundle.
 
+    Several threads may use it at the same time, also while a generator of `bands` is open. A graph
+    is loaded when a picture first needs it and kept for later ones. Used as a context manager, the
+    upscaler releases its graphs at the end. Pickling saves only its description: the process that
+    unpickles it loads what it needs.
+
     Args:
-        bundle: the opened bundle.
-        backend: the engine that runs its graphs.
-        graphs: those of the bundle's graphs that may be used.
-        overlap: input pixels that neighbouring tiles share at least; by default as in
-            `lpnsr.runtime.tiles.layout.choose`.
+        description: what to open.
+        backend: a custom engine to use instead of the described one. Such an upscaler cannot be
+            pickled.
 
     Attributes:
+        description: what was opened, with an absolute path.
+        bundle: the opened bundle.
+        backend: the engine that runs its graphs.
         choice: the engine that was chosen, and why.
 
     Raises:
-        TilingError: the overlap does not suit one of the graphs' tiles.
+        BundleError: the bundle is missing or damaged, or has no graph of this tile and batch.
+        BackendError: the engine is unknown or not installed, or cannot run the bundle on the
+            device.
+        TilingError: the overlap does not suit the tile.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        backend: Backend,
-        graphs: Sequence[Graph],
-        overlap: int | None = None,
-    ) -> None:
-        for graph in graphs:
-            tiling.check(graph.tile, overlap or 0)
-        self.bundle = bundle
+    def __init__(self, description: Description, backend: Backend | None = None) -> None:
+        self.bundle = bundle = Bundle.open(description.bundle)
+        self.description = replace(description, bundle=bundle.path.absolute())
+        self._graphs = matching(bundle.manifest.graphs, description.tile, description.batch)
+        for graph in self._graphs:
+            tiling.check(graph.tile, description.overlap or 0)
+        self._is_described, why = backend is None, "as given"
+        if backend is None:
+            backend, why = backends.create(
+                description.backend,
+                description.threads,
+                description.precision,
+                set.intersection(*(set(graph.precisions) for graph in self._graphs)),
+                bundle,
+                self._graphs,
+                description.device,
+            )
         self.backend = backend
-        self.choice = backend.describe()
-        self._graphs = graphs
-        self._overlap = overlap
-        self._graph = self._loaded = None
+        self.choice = f"{backend.describe()} ({why})"
+        self._sessions = pool.SessionPool(
+            partial(backend.load, bundle), partial(pool.estimate, bundle), description.memory
+        )
 
     @classmethod
-    def from_bundle(
-        cls,
-        path: str | Path = BUILTIN,
-        *,
-        backend: str = "auto",
-        tile: tuple[int, int] | None = None,
-        batch: int | None = None,
-        overlap: int | None = None,
-        threads: int | None = None,
-        precision: str = "auto",
-    ) -> Upscaler:
+    def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
         """Open a bundle.
 
         Args:
             path: the bundle's folder; the built-in model by default.
-            backend: inference engine, one of `lpnsr.runtime.backends.NAMES`.
-            tile: (height, width) of the tiles in input pixels; by default, for each picture, those
-                of the bundle's with which the fewest pixels are processed.
-            batch: tiles to run at once; by default the smallest number that the bundle has.
-            overlap: input pixels that neighbouring tiles share at least; by default 8 or 16, what
-                costs less (see `lpnsr.runtime.tiles.layout.choose`).
-            threads: CPU threads; by default the engine decides.
-            precision: what the engine computes in, one of `lpnsr.runtime.backends.PRECISIONS`;
-                "auto" is the fastest in which the model was found accurate at export.
+            **options: the other fields of `Description`, by name.
 
         Raises:
-            BundleError: the bundle is missing or damaged, or has no graph of this tile and batch.
-            BackendError: the engine is unknown or not installed.
-            TilingError: the overlap does not suit the tile.
+            BundleError, BackendError, TilingError: see `Upscaler`.
         """
-        bundle = Bundle.open(path)
-        graphs = matching(bundle.manifest.graphs, tile, batch)
-        accurate = set.intersection(*(set(graph.precisions) for graph in graphs))
-        engine, why = backends.create(backend, threads, precision, accurate, bundle, graphs)
-        upscaler = cls(bundle, engine, graphs, overlap)
-        upscaler.choice = f"{engine.describe()} ({why})"
-        return upscaler
+        return cls(Description(Path(path), **options))
+
+    def __reduce__(self) -> tuple[type[Upscaler], tuple[Description]]:
+        if not self._is_described:
+            raise TypeError("an upscaler with a custom engine cannot be pickled")
+        return Upscaler, (self.description,)
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the loaded graphs once they are no longer in use; refuse further pictures."""
+        self._sessions.close()
 
     def upscale(
         self,
-        picture: np.ndarray,
+        picture: Picture | Sequence[Picture],
         *,
         seed: int = 0,
         deterministic: bool = False,
         color_fix: bool = True,
         progress: Progress | None = None,
-    ) -> np.ndarray:
-        """Upscale one picture.
+    ) -> Any:
+        """Upscale one picture, or a batch of pictures.
 
         The result depends on the arguments, the model, the tile and the overlap, not on the batch
         or on other pictures.
 
         Args:
-            picture: uint8 or uint16 (H, W, 3), RGB.
+            picture: a PIL image in mode RGB, or an RGB array (H, W, 3) of uint8, uint16 or
+                floating-point values in [0, 1]; or several: a list or tuple of pictures of any
+                kind and size, or an array (N, H, W, 3).
             seed: 0 to 2**64 - 1; another seed gives another, equally plausible picture.
             deterministic: use the mean of the predicted noise in every step. The noise that starts
                 the chain still comes from the seed.
             color_fix: take the large-scale colours from `picture`.
-            progress: called before the first batch of tiles and after each.
+            progress: called before the first batch of tiles and after each; of several pictures,
+                for one after the other.
 
         Returns:
-            The same type (scale·H, scale·W, 3), RGB.
+            a picture of the same kind, (scale·H, scale·W, 3), RGB; of floating-point values,
+            float32 in [0, 1]. Of a batch, a list, or an array (N, scale·H, scale·W, 3).
 
         Raises:
-            ValueError: `picture` is not of this type and shape, or the seed is out of range.
+            ValueError: `picture` is none of these, the seed is out of range, or the upscaler is
+                closed.
             UpscaleError: the model returns values that are not finite.
             BackendError: the engine fails.
             BundleError: the graph is not what the bundle's manifest says.
-            MemoryError: memory does not suffice; `shrink` may help.
+            MemoryError: there is not enough memory; `bands` with a `lighter` layout needs less.
         """
-        height, width = picture.shape[:2]
+        options = {
+            "seed": seed,
+            "deterministic": deterministic,
+            "color_fix": color_fix,
+            "progress": progress,
+        }
+        if isinstance(picture, Sequence):
+            return [self._upscale(each, **options) for each in picture]
+        if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
+            return np.stack([self._upscale(each, **options) for each in picture])
+        return self._upscale(picture, **options)
+
+    def _upscale(self, picture: Picture, **options: Any) -> Any:
+        given = inputs.convert(picture)
+        height, width = given.pixels.shape[:2]
         scale = self.bundle.manifest.scale
-        result = np.empty((scale * height, scale * width, 3), dtype=picture.dtype)
+        result = np.empty((scale * height, scale * width, 3), dtype=given.dtype)
         done = 0
-        for band in self.bands(
-            picture,
-            seed=seed,
-            deterministic=deterministic,
-            color_fix=color_fix,
-            dtype=picture.dtype,
-            progress=progress,
-        ):
+        for band in self.bands(given.pixels, dtype=given.dtype, **options):
             result[done : done + len(band)] = band
             done += len(band)
-        return result
+        return given.restore(result)
 
     def bands(
         self,
@@ -157,165 +217,87 @@ class Upscaler:
         color_fix: bool = True,
         dtype: np.dtype | type = np.float32,
         progress: Progress | None = None,
+        layout: TileLayout | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscale one picture band by band, so that the whole output is never in memory.
 
-        Args and errors are those of `upscale`, but for `dtype`: that of the result, float32, or
-        uint8 or uint16, where -1 becomes 0 and 1 the largest value.
+        Errors are those of `upscale`.
+
+        Args:
+            picture: uint8 or uint16 (H, W, 3), RGB.
+            seed: see `upscale`.
+            deterministic: see `upscale`.
+            color_fix: see `upscale`.
+            dtype: of the result: float32, or uint8 or uint16, where -1 becomes 0 and 1 the largest
+                value.
+            progress: see `upscale`.
+            layout: how the picture is cut; by default as `layout` says.
 
         Yields:
             `dtype` (n, scale·W, 3), float32 in [-1, 1]; the bands together are the output, top to
             bottom.
         """
-        _check(picture)
+        inputs.check(picture)
         size, manifest = picture.shape[:2], self.bundle.manifest
-        chosen = layout.choose(self._graphs, size, self._overlap)
-        graph = self._graph = chosen.graph
-        self._load(graph)
-        tiles = tiling.plan(size, graph.tile, chosen.overlaps, manifest.scale)
+        chosen = layout or self.layout(size)
+        tiles = tiling.plan(size, chosen.graph.tile, chosen.overlaps, manifest.scale)
         report = progress or (lambda done, total: None)
-        report(0, len(tiles))
-        draws = 1 if deterministic else manifest.draws
         task = Task(
             picture,
             tiles,
             manifest.scale,
             seed,
-            draws,
+            1 if deterministic else manifest.draws,
             color_fix,
             np.dtype(dtype),
             lambda done: report(done, len(tiles)),
         )
-        bands = self.backend.bands(task)
-        if bands is None:
-            yield from self._bands(task, graph)
-            return
-        try:
-            yield from bands
-        except NotFiniteError as error:
-            raise _not_finite(tiles[error.number], error.advice) from error
-
-    def _bands(self, task: Task, graph: Graph) -> Iterator[np.ndarray]:
-        """What `bands` yields, where the engine computes tiles alone."""
-        picture, size, scale = task.picture, task.picture.shape[:2], task.scale
-        raw = rows.Rows(_blended(self._upscaled(task, graph), size, scale))
-        step = _step(size[1])
-        for top in range(0, size[0], step):
-            bottom = min(top + step, size[0])
-            # The halo makes the band's correction equal to that of the whole picture.
-            halo = color.HALO if task.color_fix else 0
-            above, below = max(top - halo, 0), min(bottom + halo, size[0])
-            sr = raw.take(above * scale, below * scale)
-            if task.color_fix:
-                sr = color.correct(sr, _signed(picture[above:below]))
-            band = np.clip(sr[(top - above) * scale : (bottom - above) * scale], -1.0, 1.0)
-            yield band if task.dtype == np.float32 else rows.quantize(band, task.dtype)
+        with self._sessions.use(chosen.graph) as session:
+            task.report(0)
+            try:
+                yield from session.bands(task)
+            except NotFiniteError as error:
+                tile = tiles[error.number]
+                place = f"row {tile.rows.start}, column {tile.columns.start}"
+                raise UpscaleError(
+                    f"the model returns NaN or infinity in the tile at {place}; {error.advice}"
+                ) from error
 
     def memory(self, size: tuple[int, int]) -> int:
         """Bytes that `bands` needs at its peak for a picture of this (height, width)."""
-        graph = layout.choose(self._graphs, size, self._overlap).graph
-        scale = self.bundle.manifest.scale
-        corrected = min(size[0], _step(size[1]) + 2 * color.HALO)
-        held = _COPIES * graph.tile[0] + _CORRECTION * corrected
-        return held * scale * scale * size[1] * 3 * 4
+        return host_pictures.memory(self.layout(size).graph, size, self.bundle.manifest.scale)
 
-    def shrink(self) -> str:
-        """After memory has run out: use a smaller batch from now on, or else a smaller tile.
+    def layout(self, size: tuple[int, int]) -> TileLayout:
+        """How a picture of this (height, width) is cut."""
+        return choose(self._graphs, size, self.description.overlap)
 
-        Returns:
-            What is used now.
+    def lighter(self, size: tuple[int, int], than: TileLayout) -> TileLayout:
+        """A layout to retry with after memory has run out; also releases unused graphs.
+
+        Args:
+            size: (height, width) of the picture.
+            than: the layout that needed too much; its batch is reduced first, then its tile.
 
         Raises:
-            MemoryError: the bundle has nothing smaller.
+            MemoryError: the bundle has no graph with half as many pixels.
         """
-        used = self._graph
-        smaller = [
-            graph for graph in self.bundle.manifest.graphs if used and self._is_half(graph, used)
+        self._sessions.release()
+        overlap = self.description.overlap
+        graphs = [
+            graph
+            for graph in self.bundle.manifest.graphs
+            if _is_half(graph, than.graph) and (overlap or 0) <= min(graph.tile) - tiling.ALIGNMENT
         ]
-        if not smaller:
+        if not graphs:
             raise MemoryError("not enough memory; crop or split the picture")
-        following = max(smaller, key=lambda graph: (graph.tile[0] * graph.tile[1], graph.batch))
-        self._graphs = [graph for graph in smaller if graph.batch <= following.batch]
-        self._loaded = None
-        return (
-            f"memory has run out with tile {_name(used)}; "
-            f"going on with at most tile {_name(following)}"
-        )
-
-    def _is_half(self, graph: Graph, used: Graph) -> bool:
-        """Whether `graph` takes at most half of the pixels of `used` at once."""
-        fits = (self._overlap or 0) <= min(graph.tile) - tiling.ALIGNMENT
-        inside = all(side <= limit for side, limit in zip(graph.tile, used.tile, strict=True))
-        return fits and inside and 2 * _pixels(graph) <= _pixels(used)
-
-    def _load(self, graph: Graph) -> None:
-        if self._loaded != graph:
-            self._loaded = None
-            self.backend.load(self.bundle, graph)
-            self._loaded = graph
-
-    def _upscaled(self, task: Task, graph: Graph) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
-        """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
-        tiles = task.tiles
-        for first in range(0, len(tiles), graph.batch):
-            group = tiles[first : first + graph.batch]
-            filled = [group[min(i, len(group) - 1)] for i in range(graph.batch)]
-            cuts = [_signed(tile.cut(task.picture)) for tile in filled]
-            lr = np.stack([cut.transpose(2, 0, 1) for cut in cuts])
-            noise = np.stack([self._noise(tile, graph, task) for tile in filled], axis=1)
-            sr = self._finite(group, lr, noise, self.backend.run(lr, noise))
-            task.report(first + len(group))
-            for tile, upscaled in zip(group, sr, strict=False):  # the rest fill the batch
-                yield tile, upscaled.transpose(1, 2, 0)
-
-    def _finite(
-        self, tiles: Sequence[tiling.Tile], lr: np.ndarray, noise: np.ndarray, sr: np.ndarray
-    ) -> np.ndarray:
-        """`sr`, or, if a value is not finite, the batch once more at a higher precision."""
-        if np.isfinite(sr).all():
-            return sr
-        advice = ADVICE
-        try:
-            sr = self.backend.run_precisely(lr, noise)
-        except PrecisionError as error:
-            advice = str(error)
-        for tile, upscaled in zip(tiles, sr, strict=False):
-            if not np.isfinite(upscaled).all():
-                raise _not_finite(tile, advice)
-        return sr
-
-    def _noise(self, tile: tiling.Tile, graph: Graph, task: Task) -> np.ndarray:
-        """The tile's window (K, C, h, w) of the picture's noise."""
-        manifest = self.bundle.manifest
-        out = np.zeros((manifest.draws, manifest.latent_channels, *graph.tile), dtype=np.float32)
-        out[: task.draws] = kernels.normals(
-            task.seed,
-            task.draws,
-            manifest.latent_channels,
-            tile.rows.start,
-            tile.columns.start,
-            *graph.tile,
-        )
-        return out
+        largest = max(graphs, key=lambda graph: (graph.tile[0] * graph.tile[1], graph.batch))
+        return choose([g for g in graphs if g.batch <= largest.batch], size, overlap)
 
 
-def _not_finite(tile: tiling.Tile, advice: str) -> UpscaleError:
-    place = f"row {tile.rows.start}, column {tile.columns.start}"
-    return UpscaleError(f"the model returns NaN or infinity in the tile at {place}; {advice}")
-
-
-def _step(width: int) -> int:
-    """Input rows that are colour-corrected at once; fewer where they are long."""
-    return max(_BAND // 4, min(_BAND, 2**18 // width))
-
-
-def _pixels(graph: Graph) -> int:
-    """Input pixels that a graph takes at once."""
-    return graph.batch * graph.tile[0] * graph.tile[1]
-
-
-def _name(graph: Graph) -> str:
-    return f"{graph.tile[0]}x{graph.tile[1]} batch {graph.batch}"
+def _is_half(graph: Graph, used: Graph) -> bool:
+    """Whether `graph` takes at most half of the pixels of `used` at once."""
+    inside = all(side <= limit for side, limit in zip(graph.tile, used.tile, strict=True))
+    return inside and 2 * graph.pixels <= used.pixels
 
 
 def matching(
@@ -335,36 +317,3 @@ def matching(
             f"export one with: lpnsr-export --tile {height}x{width} --batch {batch or 1}"
         )
     return found
-
-
-def _check(picture: np.ndarray) -> None:
-    if picture.dtype not in (np.uint8, np.uint16) or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"expected uint8 or uint16 (H, W, 3), got {picture.dtype} {picture.shape}")
-    if picture.size == 0:
-        raise ValueError(f"a picture of shape {picture.shape} has no pixels")
-
-
-def _blended(
-    upscaled: Iterable[tuple[tiling.Tile, np.ndarray]], size: tuple[int, int], scale: int
-) -> Iterator[np.ndarray]:
-    """Blend tiles that come row by row; yields the output's rows once no later tile reaches them.
-
-    Yields:
-        float32 (n, scale·W, 3).
-    """
-    canvas, start = np.zeros((0, scale * size[1], 3), dtype=np.float32), 0
-    for tile, pixels in upscaled:
-        finished = (tile.rows.start - start) * scale
-        if finished or not len(canvas):
-            yield canvas[:finished]
-            fresh = np.zeros((len(tile.rows.weight), *canvas.shape[1:]), dtype=np.float32)
-            fresh[: len(canvas) - finished] = canvas[finished:]
-            canvas, start = fresh, tile.rows.start
-        tile.blend(pixels, canvas, scale)
-    yield canvas
-
-
-def _signed(pixels: np.ndarray) -> np.ndarray:
-    """Map the range of uint8 or uint16 to float32 -1..1."""
-    half = np.float32(np.iinfo(pixels.dtype).max / 2)
-    return pixels.astype(np.float32) / half - np.float32(1.0)

@@ -1,7 +1,5 @@
-"""The built-in model: small, quick, better than bicubic, without seams."""
+"""The built-in model: small, better than bicubic, without seams."""
 
-import statistics
-import time
 import zlib
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from lpnsr.benchmarks.noise import upscale
 from lpnsr.benchmarks.quality import measure
 from lpnsr.models import presets
 from lpnsr.models.presets import get_preset
+from lpnsr.models.training.degradations import Degradation
 from lpnsr.models.training.testset import write_pairs
 from lpnsr.models.weights import find_weights, load_chain
 from lpnsr.runtime.bundle import BUILTIN
@@ -26,7 +25,7 @@ UNSEEN = sorted(PHOTOS.glob("kodim*.png"))
 
 @pytest.fixture(scope="module")
 def upscaler():
-    return Upscaler.from_bundle(precision="f32")
+    return Upscaler.from_bundle(precision="fp32")
 
 
 def lighthouse(height, width):
@@ -53,7 +52,7 @@ def test_beats_bicubic_on_photographs_it_has_not_seen(upscaler):
 def degraded(tmp_path_factory):
     """The photographs after blur, resize, noise and JPEG: pairs of small and original."""
     folder = tmp_path_factory.mktemp("pairs") / "degraded"
-    write_pairs(UNSEEN, folder, versions=4, crop=None, seed=0)
+    write_pairs(UNSEEN, folder, 4, None, 0, Degradation())
     return [sample.load(4) for sample in samples.find([folder])]
 
 
@@ -62,6 +61,7 @@ def reduced():
     return [sample.load(4) for sample in samples.find(UNSEEN, reduced=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", ["reduced", "degraded"])
 def test_predicted_noise_is_better_than_random_noise_and_than_none(request, pairs):
     preset = get_preset("lpnsr-tiny")
@@ -82,6 +82,7 @@ def test_predicted_noise_is_better_than_random_noise_and_than_none(request, pair
             assert gain >= 0.01
 
 
+@pytest.mark.slow
 def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):
     results = [
         (compare(upscaler.upscale(small), large), compare(samples.bicubic(small, 4), large))
@@ -101,20 +102,6 @@ def test_tile_sizes_agree_on_a_photograph():
     value = psnr(*pictures)
     print(f"tile 64 against tile 128: {value:.1f} dB")
     assert value >= 35
-
-
-def test_a_tile_takes_at_most_0_4_seconds_on_two_cores():
-    upscaler = Upscaler.from_bundle(tile=(64, 64), threads=2)
-    small = lighthouse(64, 64)
-    upscaler.upscale(small)
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        upscaler.upscale(small)
-        seconds.append(time.perf_counter() - start)
-    print(f"64x64 tile: {statistics.median(seconds):.3f} s")
-    # The fastest of several runs, as other work on the machine only ever adds time.
-    assert min(seconds) <= 0.4
 
 
 def test_takes_at_most_12_megabytes_in_the_wheel():

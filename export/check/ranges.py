@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.graph.precision import MixedPrecision, assign
-from lpnsr.export.graph.trace import stages_of
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 
@@ -25,9 +24,9 @@ class RangeError(RuntimeError):
 def settle(
     chain: Chain, preset: Preset, precision: str, tile: tuple[int, int]
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """The data type of each stage after a check of its range.
+    """The precision of each stage after a check of its range.
 
-    In "mixed" precision, a stage that is beyond float16 becomes bfloat16.
+    In "mixed" precision, a stage that is beyond the range of fp16 becomes bf16.
 
     Args:
         chain: networks with their weights.
@@ -36,28 +35,28 @@ def settle(
         tile: (height, width) of the input pictures of the check.
 
     Returns:
-        stage -> "float32", "float16" or "bfloat16", and stage -> largest magnitude of what is to
-        be narrow, for the stages that were candidates for float16.
+        stage -> "fp32", "fp16" or "bf16", and stage -> largest magnitude of what is to
+        be narrow, for the stages that were candidates for fp16.
 
     Raises:
         RangeError: a stage is beyond float16, and the precision is "fp16".
     """
-    types = assign(preset, stages_of(preset), precision)
-    candidates = [stage for stage, dtype in types.items() if dtype == "float16"]
+    types = assign(preset, precision)
+    candidates = [stage for stage, narrow in types.items() if narrow == "fp16"]
     if not candidates:
         return types, {}
     lr = torch.from_numpy(pictures(*tile))
     generator = torch.Generator().manual_seed(0)
-    shape = (preset.draws, len(lr), preset.latent_channels, *tile)
-    calls = record(chain, preset, lr, torch.randn(shape, generator=generator))
-    found = largest(call for call in calls if call.stage in candidates)
+    noise = torch.randn(preset.shape("noise", len(lr), tile), generator=generator)
+    calls = record(chain, lr, noise)
+    found = largest(call for call in calls if call.stage.name in candidates)
     for stage in (stage for stage, value in found.items() if not value <= LIMIT):
         if precision != "mixed":
             raise RangeError(
                 f"the {stage} reaches {found[stage]:.3g}, more than the {LIMIT:.3g} that leave "
-                "float16 a margin; use --precision mixed or bf16"
+                "fp16 a margin; use --precision mixed or bf16"
             )
-        types[stage] = "bfloat16"
+        types[stage] = "bf16"
     return types, found
 
 
@@ -76,9 +75,9 @@ def largest(calls: Iterable[Call]) -> dict[str, float]:
             values.append(tensor.abs().max().float())
 
         with MixedPrecision(torch.bfloat16, see):
-            call.function(*call.inputs)
-        top = float(torch.stack(values).nan_to_num(nan=torch.inf).max())
-        found[call.stage] = max(top, found.get(call.stage, 0.0))
+            call.function(*call.arguments)
+        top, name = float(torch.stack(values).nan_to_num(nan=torch.inf).max()), call.stage.name
+        found[name] = max(top, found.get(name, 0.0))
     return found
 
 

@@ -44,10 +44,11 @@ def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
 
 
 def run_openvino(file: Path, precision: str) -> Run:
-    """Runs the graph in `file` in "f32" or, see `computes_bf16`, "bf16"."""
+    """Runs the graph in `file` in "fp32" or, see `computes_bf16`, "bf16"."""
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
 
     def run(values: Values) -> Values:

@@ -1,17 +1,27 @@
-"""Builds engines of ONNX graphs with TensorRT or TensorRT-RTX."""
+"""Builds engines of ONNX graphs with TensorRT or TensorRT-RTX.
+
+Polygraphy's loaders read the graph, configure the builder and build. Here is what they lack: orders
+checked before the work, compute capabilities of GPUs that are elsewhere, one number for the
+progress of a build, errors of one line. Timings are kept here too: polygraphy adds them to those of
+any other GPU that are in the file, and writes it in place.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from lpnsr.kernels import cuda
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.backends.engine_files import create_log, import_builder, written
+from lpnsr.runtime.backends.engine_files import failure, import_builder, written
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of the engine is done, 0 to 1."""
@@ -49,9 +59,12 @@ def order(
         timing_cache: as in `Order`.
 
     Raises:
-        BackendError: the builder is not installed, or does not build for such a GPU here.
+        BackendError: the builder or polygraphy is not installed, the builder does not build for
+            such a GPU here, or there is no folder for the timing cache.
     """
     trt = import_builder(builder)
+    if find_spec("polygraphy") is None:
+        raise BackendError('polygraphy is missing; install it with: pip install "lpnsr[engines]"')
     here = present()
     chosen = tuple(dict.fromkeys(gpus or filter(None, [here])))
     known = supported(trt)
@@ -62,7 +75,7 @@ def order(
         )
     if not chosen:
         raise BackendError(
-            f"there is no NVIDIA GPU here; say which to build for, --gpu {' '.join(known)}"
+            f"there is no NVIDIA GPU here; say which to build for, --gpu {' '.join(known or ())}"
         )
     for gpu in chosen:
         if known is not None and gpu not in known:
@@ -72,6 +85,8 @@ def order(
             )
     if known is not None and timing_cache:
         raise BackendError(f"{builder} times nothing when it builds; leave out --timing-cache")
+    if timing_cache and not timing_cache.absolute().parent.is_dir():
+        raise BackendError(f"there is no folder for {timing_cache}; make it first")
     return Order(builder, chosen, level, timing_cache)
 
 
@@ -105,55 +120,97 @@ def build(onnx: Path, wanted: Order, progress: Progress) -> Any:
         BackendError: the builder cannot read or build the graph.
         MemoryError: memory does not suffice.
     """
-    trt = import_builder(wanted.builder)
-    log = create_log(trt)
-    try:
-        builder = trt.Builder(log)
-    except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
-        raise log.fail(f"{wanted.builder} cannot start") from error
-    flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flags is None else 1 << int(flags))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        reasons = [parser.get_error(i) for i in range(parser.num_errors)]
-        where = "; ".join(f"{reason.desc()} in node {reason.node_name()}" for reason in reasons)
-        raise BackendError(f"{wanted.builder} cannot read {onnx}: {where}")
-    config = builder.create_builder_config()
-    # Float32 means float32, not 10 bits of it: the search for codes hangs on near-ties.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if wanted.level is not None:
-        config.builder_optimization_level = wanted.level
-    if supported(trt) is not None:
-        config.num_compute_capabilities = len(wanted.gpus)
-        for index, gpu in enumerate(wanted.gpus):
-            name = f"SM{gpu.removeprefix('sm_')}"
-            config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
-    monitor = _monitor(trt, progress)
-    config.progress_monitor = monitor
-    with _timings(config, wanted.timing_cache):
-        plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise log.fail(f"{wanted.builder} cannot build {onnx.name}")
+    trt, loaders = import_builder(wanted.builder), _loaders(wanted.builder)
+    monitor = _monitor(trt, progress)  # to be kept as long as the builder uses it
+    # A version without this flag knows no other networks.
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    # What the parser's errors amount to is logged last.
+    with _one_line(f"{wanted.builder} cannot read {onnx}", last=True):
+        builder, network, _ = parsed = loaders.network_from_onnx_path(
+            str(onnx), strongly_typed=typed
+        )
+    failing = _one_line(f"{wanted.builder} cannot build {onnx.name}")
+    with failing, _known_timings(wanted.timing_cache) as known:
+        config = loaders.create_config(
+            builder,
+            network,
+            # Float32 means float32, not 10 bits of it: the search for codes decides near-ties.
+            tf32=False,
+            profiles=[],  # shapes are static
+            profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
+            builder_optimization_level=wanted.level,
+            progress_monitor=monitor,
+            load_timing_cache=known,
+        )
+        if supported(trt) is not None:
+            _choose_gpus(trt, config, wanted.gpus)
+        plan = loaders.engine_bytes_from_network(parsed, config)
+    if wanted.timing_cache:
+        with written(wanted.timing_cache) as partial:
+            partial.write_bytes(config.get_timing_cache().serialize())
     return plan
 
 
 @contextmanager
-def _timings(config: Any, file: Path | None) -> Iterator[None]:
-    """Let a build know the timings in `file`, and keep its own there."""
-    if file is None:
+def _known_timings(file: Path | None) -> Iterator[BinaryIO | None]:
+    """Open the timings of earlier builds; polygraphy leaves a lock beside what it opens itself."""
+    if file and file.is_file():
+        with file.open("rb") as stream:
+            yield stream
+    else:
+        yield None
+
+
+def _loaders(builder: str) -> ModuleType:
+    """Polygraphy's loaders for a builder, the only one in the life of a process; it logs silently.
+
+    Raises:
+        RuntimeError: in this process polygraphy was loaded for another builder.
+    """
+    is_rtx = builder == "tensorrt-rtx"
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(is_rtx))
+    from polygraphy import config
+    from polygraphy.backend import trt
+    from polygraphy.logger import G_LOGGER
+
+    if is_rtx != config.USE_TENSORRT_RTX:
+        raise RuntimeError(f"polygraphy serves another builder in this process than {builder}")
+    G_LOGGER.use_python_logging_system = True
+    G_LOGGER.module_severity = G_LOGGER.ERROR
+    G_LOGGER.colors = G_LOGGER.letter = False
+    return trt
+
+
+def _choose_gpus(trt: ModuleType, config: Any, gpus: Sequence[str]) -> None:
+    """Let the engine be for these GPUs."""
+    config.num_compute_capabilities = len(gpus)
+    for index, gpu in enumerate(gpus):
+        name = f"SM{gpu.removeprefix('sm_')}"
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
+
+
+@contextmanager
+def _one_line(what: str, last: bool = False) -> Iterator[None]:
+    """Make one line of a failure: what failed, and why, by the first or the last error logged."""
+    from polygraphy.exception import PolygraphyException
+
+    log, handler = logging.getLogger("Polygraphy"), BufferingHandler(capacity=10**6)
+    log.addHandler(handler)
+    try:
         yield
-        return
-    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    yield
-    with written(file) as partial:
-        partial.write_bytes(config.get_timing_cache().serialize())
+    except (PolygraphyException, RuntimeError, TypeError) as error:  # the two from TensorRT
+        logged = [r.getMessage() for r in handler.buffer if r.levelno == logging.ERROR]
+        errors = logged or [str(error)]
+        raise failure(what, errors[::-1] if last else errors) from error
+    finally:
+        log.removeHandler(handler)
 
 
 def _monitor(trt: ModuleType, progress: Progress) -> Any:
     """Turns the builder's nested phases into one number."""
+    monitor: Any = trt.IProgressMonitor
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(monitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, list[int]] = {}  # steps done and in all, outermost first

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import building, store
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import BUILDERS
@@ -19,7 +20,12 @@ from lpnsr.runtime.bundle import Bundle, BundleError, Graph
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for engines."""
     group = parser.add_argument_group("engines for NVIDIA GPUs")
-    group.add_argument("--engine", choices=BUILDERS, help="build engines of all graphs")
+    group.add_argument(
+        "--engine",
+        choices=BUILDERS,
+        help="build engines of all graphs, with polygraphy (the extra engines) and this builder "
+        "(the extra of its name)",
+    )
     group.add_argument(
         "--gpu",
         type=_gpu,
@@ -66,7 +72,7 @@ def check(args: argparse.Namespace) -> building.Order | None:
     """What the options ask for; None if for no engine.
 
     Raises:
-        BackendError: the builder is not installed, or does not build for such a GPU here.
+        BackendError: as `building.order`.
     """
     if not args.engine:
         return None
@@ -139,8 +145,7 @@ def _compare(bundle: Bundle, graph: Graph, backend: TensorRt) -> None:
     from lpnsr.export.engines.compare import check_engines
 
     figures = check_engines(bundle, graph, backend)
-    found = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
-    print(f"    {backend.describe()} against ONNX Runtime: {found}")
+    print(f"    {backend.describe()} against ONNX Runtime: {sentence(figures)}")
 
 
 def _compare_new(bundle: Bundle, graph: Graph, builder: str) -> None:

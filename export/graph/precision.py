@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_map_only
 from lpnsr.models.presets import Preset
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> name of PyTorch's data type."""
+
 PRODUCTS = frozenset({torch.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__})
 ISLANDS = frozenset({F.group_norm, F.layer_norm, F.instance_norm, torch.softmax, Tensor.softmax})
 
@@ -81,24 +83,21 @@ def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def assign(preset: Preset, stages: list[str], precision: str) -> dict[str, str]:
-    """The data type of each stage: "float32", "float16" or "bfloat16".
+def assign(preset: Preset, precision: str) -> dict[str, str]:
+    """The precision of each stage: "fp32", "fp16" or "bf16".
 
-    float32 stay: the search for codes and the auxiliary network's sorting, in which a near-tie
-    that falls differently changes all that follows, and stages without weights, which only move or
+    In fp32 stay those that are precise, and stages without trained networks, which only move or
     average values.
 
     Args:
         preset: the model.
-        stages: its stages.
         precision: one of `lpnsr.models.roles.PRECISIONS`.
     """
-    fixed = {"quantizer", "auxiliary"}
-    if "pre_upsampler" not in preset.networks:
-        fixed.add("pre_upsampler")
-    if "autoencoder" not in preset.networks:
-        fixed |= {"encoder", "decoder"}
-    types = dict.fromkeys(stages, DTYPES.get(precision, "float16"))
-    if precision == "mixed":
-        types |= {stage: "bfloat16" for stage in preset.bfloat16 if stage in types}
-    return types | {stage: "float32" for stage in stages if stage in fixed}
+    types = {}
+    for stage in preset.stages:
+        narrow = "fp16" if precision == "mixed" else precision
+        if precision == "mixed" and stage.name in preset.bfloat16:
+            narrow = "bf16"
+        is_fixed = stage.precise or preset.networks.keys().isdisjoint(stage.networks)
+        types[stage.name] = "fp32" if is_fixed else narrow
+    return types

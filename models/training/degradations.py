@@ -99,9 +99,10 @@ class Degradation:
         Returns:
             (B, 3, H/scale, W/scale) in [0, 1], multiples of 1/255.
         """
-        height, width = (side // self.scale for side in pictures.shape[2:])
+        size = pictures.shape[2], pictures.shape[3]
+        height, width = (side // self.scale for side in size)
         x = self._blurred(pictures, self.first, generator)
-        x = _resized(x, _random_size(pictures.shape[2:], self.first, generator), generator)
+        x = _resized(x, _random_size(size, self.first, generator), generator)
         x = self._noisy(x, self.first, generator)
         x = _jpeg(x, self.first.jpeg, generator)
         if uniform(0, 1, generator) < self.second_share:
@@ -197,7 +198,7 @@ def _jpeg(x: Tensor, qualities: tuple[float, float], generator: Generator) -> Te
     for picture, quality in zip(values, drawn, strict=True):
         options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
         _, content = cv2.imencode(".jpg", picture[..., ::-1], options)
-        coded.append(cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1])
+        coded.append(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR))[..., ::-1])
     return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2).to(x) / 255
 
 

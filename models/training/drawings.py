@@ -82,7 +82,8 @@ class _Drawing:
         first, second = (np.array(self._color(), float) for _ in range(2))
         column = np.rint(first + slope * (second - first)).astype(np.uint8)
         picture = np.broadcast_to(column, (self.side, self.side, 3))
-        return Image.fromarray(np.ascontiguousarray(np.rot90(picture, self.random.integers(4))))
+        turns = int(self.random.integers(4))
+        return Image.fromarray(np.ascontiguousarray(np.rot90(picture, turns)))
 
     def _points(self, count: int) -> list[tuple[float, float]]:
         centre = self.random.uniform(0, self.side, 2)
@@ -123,4 +124,4 @@ class _Drawing:
     def _font(self, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         if not self.fonts:
             return ImageFont.load_default(size)
-        return ImageFont.truetype(self.fonts[self.random.integers(len(self.fonts))], size)
+        return ImageFont.truetype(self.fonts[int(self.random.integers(len(self.fonts)))], size)

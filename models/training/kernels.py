@@ -39,8 +39,8 @@ def uniform(low: float, high: float, generator: Generator) -> float:
 
 def choice(weights: tuple[float, ...], generator: Generator) -> int:
     """An index drawn with the given weights."""
-    weights = torch.tensor(weights, device=generator.device)
-    return int(torch.multinomial(weights, 1, generator=generator))
+    shares = torch.tensor(weights, device=generator.device)
+    return int(torch.multinomial(shares, 1, generator=generator))
 
 
 def blur_kernel(blur: BlurRange, generator: Generator) -> Tensor:

@@ -20,7 +20,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def pixel_loss(name: str) -> Loss:
     """`l1`, `l2`, `charbonnier`, a smooth L1, or `psnr`, the mean PSNR but for sign and scale."""
-    return {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": _charbonnier, "psnr": _psnr}[name]
+    losses: dict[str, Loss] = {"l1": F.l1_loss, "l2": F.mse_loss}
+    losses |= {"charbonnier": _charbonnier, "psnr": _psnr}
+    return losses[name]
 
 
 def _charbonnier(found: Tensor, expected: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,26 +51,31 @@ class PairCrops:
         self._random = np.random.default_rng(config.seed)
 
     @property
-    def state(self) -> dict[str, object]:
+    def state(self) -> Mapping[str, Any]:
         """Plain values that hold the position in the random sequence."""
         return self._random.bit_generator.state
 
     @state.setter
-    def state(self, state: dict[str, object]) -> None:
+    def state(self, state: Mapping[str, Any]) -> None:
         self._random.bit_generator.state = state
 
-    def batch(self, size: int, crop: int) -> tuple[Tensor, Tensor]:
-        """A random batch: (size, 3, crop, crop) and (size, 3, scale·crop, scale·crop), [-1, 1]."""
-        small, large = zip(*(self._crop(crop) for _ in range(size)), strict=True)
-        return to_tensor(small), to_tensor(large)
+    def batch(self, size: int, crop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A random batch.
 
-    def _crop(self, crop: int) -> Pair:
-        degraded = self._random.random() < self.config.degraded_share
+        Returns:
+            (size, 3, crop, crop) and (size, 3, scale·crop, scale·crop) in [-1, 1], and which are
+            degraded, bool (size,).
+        """
+        small, large, degraded = zip(*(self._crop(crop) for _ in range(size)), strict=True)
+        return to_tensor(small), to_tensor(large), torch.tensor(degraded)
+
+    def _crop(self, crop: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        degraded = bool(self._random.random() < self.config.degraded_share)
         group = self.degraded if degraded else self.clean
-        small, large = group[self._random.integers(len(group))]
+        small, large = group[int(self._random.integers(len(group)))]
         top = self._random.integers(small.shape[0] - crop + 1)
         left = self._random.integers(small.shape[1] - crop + 1)
-        turns, flip = self._random.integers(4), self._random.integers(2)
+        turns, flip = int(self._random.integers(4)), self._random.integers(2)
         permuted = self.config.permuted_share and self._random.random() < self.config.permuted_share
         channels = self._random.permutation(3) if permuted else slice(None)
 
@@ -79,7 +85,7 @@ class PairCrops:
             turned = np.rot90(picture[rows, columns][..., channels], turns)
             return turned[:, ::-1] if flip else turned
 
-        return cut(small, 1), cut(large, self.scale)
+        return cut(small, 1), cut(large, self.scale), degraded
 
 
 def find_pictures(sources: Iterable[Path], hold_out: Sequence[str] = ()) -> list[Path]:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lpnsr.models.bicubic import Bicubic
-from lpnsr.models.chain import Chain, residual_shift
+from lpnsr.models.chain import Chain
 from lpnsr.models.color import correct
-from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.families import denoise
+from lpnsr.models.pointwise import PointwiseNet
+from lpnsr.models.presets import Preset
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training.config import StageConfig
 
@@ -49,14 +51,14 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         preset: whose chain it is.
         config: of the stage.
     """
-    network = module_of(chain, name)
+    network = chain.network(name)
     if name == "pre_upsampler":
         return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
     if config.start == "bicubic":
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
     if config.checkpoint_activations:
-        for module in (chain.denoiser, chain.noise_predictor, chain.codec):
+        for module in (chain.denoiser, chain.network("noise_predictor"), chain.codec):
             _checkpoint_activations(module)
     if config.straight_through:
         chain = chain.replaced(denoiser=_StraightThrough(chain.denoiser))
@@ -90,17 +92,17 @@ class _StraightThrough(nn.Module):
 
 
 def start_from_zero(network: nn.Module) -> None:
-    """Let the last convolution of a fresh Swin-UNet put out zeros.
+    """Let the last convolution of a fresh denoiser or noise predictor put out zeros.
 
     A denoiser with a skip then returns its state, and a noise predictor standard normal noise.
     """
-    if isinstance(network, SwinUNet):
-        last = network.conv_last if network.config.features else network.out[-1]
+    if isinstance(network, SwinUNet | PointwiseNet):
+        _, last = _ends(network)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
 
-def start_with_detail(network: SwinUNet, scale: int) -> None:
+def start_with_detail(network: SwinUNet | PointwiseNet, scale: int) -> None:
     """Let a fresh noise predictor see the state's detail, and add next to no noise by chance.
 
     For a state that is a rearranged picture. What there is to mend in it, noise above all, is small
@@ -112,15 +114,24 @@ def start_with_detail(network: SwinUNet, scale: int) -> None:
         network: the state comes first among its inputs; it puts out means, then log-variances.
         scale: side of a block of pixels that make one position.
     """
-    first, last = network.input_blocks[0][0], network.out[-1]
+    first, last = _ends(network)
     block = scale * scale
     mean = torch.block_diag(*[torch.full((block, block), 1 / block)] * 3)
     detail = DETAIL_GAIN * (torch.eye(3 * block) - mean)[: first.out_channels]
     with torch.no_grad():
         first.weight[: len(detail)] = 0
         first.bias[: len(detail)] = 0
-        first.weight[: len(detail), : 3 * block, 1, 1] = detail
+        centre = first.kernel_size[0] // 2
+        first.weight[: len(detail), : 3 * block, centre, centre] = detail
         last.bias[3 * block :] = LEAST_LOGVAR
+
+
+def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The first and the last convolution."""
+    if isinstance(network, PointwiseNet):
+        return network.first, network.last
+    last = network.conv_last if network.config.features else network.out[-1]
+    return network.input_blocks[0][0], last
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +145,7 @@ def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     x = x0 + eta * (y - x0) + schedule.kappa * eta.sqrt() * torch.randn_like(x0)
     scale = torch.tensor([step.input_scale for step in steps], device=lr.device)[t]
     modulation = chain.denoiser.modulation(t.flatten())
-    return chain.denoiser(torch.cat([x * scale, lr], dim=1), modulation), x0
+    return denoise(chain.denoiser, x * scale, lr, modulation), x0
 
 
 def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,14 +156,13 @@ def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     """
     length = int(torch.randint(1, chain.schedule.steps + 1, (), device="cpu"))
     done = int(torch.randint(length, (), device="cpu"))
-    schedule = chain.schedule.truncated(length)
-    *before, step = schedule.reverse_steps()[: done + 1]
+    chain = chain.replaced(schedule=chain.schedule.truncated(length))
+    steps = chain.updates()[: done + 1]
     with torch.no_grad():
         y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
-        x = y + schedule.start_noise * torch.randn_like(y)
-        for earlier in before:
-            predicted = chain.predict_x0(earlier, x, lr).float()
-            x = residual_shift(earlier, x, predicted, torch.randn_like(x), y)
+        noise = torch.randn(sum(step.noise > 0 for step in steps), *y.shape, device=lr.device)
+        x = chain.reverse(y, lr, noise, done)
+    step = chain.updates()[done + 1]
     return chain.predict_x0(step, x, lr), x0
 
 

@@ -118,15 +118,16 @@ def write_taught(pairs: Path, output: Path, share: float) -> None:
     Raises:
         TrainingError: the teacher is not at hand, or there are no pairs.
     """
-    teacher = load_teacher().to(torch.bfloat16, memory_format=torch.channels_last)
+    teacher = load_teacher().bfloat16()
     for kind in ("lr", "hr"):
         (output / kind).mkdir(parents=True, exist_ok=True)
     for file in tqdm(find_pictures([pairs / "lr"]), unit="picture", disable=None):
         if (output / "lr" / file.name).exists():
             continue
         small, original = (open_photo(pairs / kind / file.name) for kind in ("lr", "hr"))
+        x = (to_tensor([np.asarray(small)]) / 2 + 0.5).bfloat16()
         with torch.inference_mode():
-            taught = teacher((to_tensor([np.asarray(small)]) / 2 + 0.5).bfloat16())
+            taught = teacher(x.contiguous(memory_format=torch.channels_last))
         picture = to_picture(taught[0].float() * 2 - 1)
         Image.blend(original, Image.fromarray(picture), share).save(output / "hr" / file.name)
         small.save(output / "lr" / file.name)
@@ -151,8 +152,8 @@ def _read_weights(network: nn.Module, file: Path) -> None:
             if take(1, "<u4")[0] != FLOAT16_TAG:
                 raise TrainingError(f"{file} does not hold float16 weights as expected")
             weights = take(layer.weight.numel(), "<f2").astype(np.float32)
-            biases = take(layer.bias.numel(), "<f4").copy()
             layer.weight.data = torch.from_numpy(weights).view_as(layer.weight)
-            layer.bias.data = torch.from_numpy(biases)
+            bias = layer.get_parameter("bias")
+            bias.data = torch.from_numpy(take(bias.numel(), "<f4").copy())
     if position != len(content):
         raise TrainingError(f"{file} holds more than the weights of {NAME}")

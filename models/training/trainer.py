@@ -36,8 +36,10 @@ from lpnsr.models.training.losses import (
 from lpnsr.models.training.photos import Pair, PairCrops, to_tensor
 from lpnsr.models.training.stages import Stage
 
-COLUMNS = ("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator")
-COLUMNS += ("gradient", "learning_rate", "seconds")
+COLUMNS = (
+    *("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator"),
+    *("gradient", "learning_rate", "seconds"),
+)
 
 
 class Trainer:
@@ -73,7 +75,7 @@ class Trainer:
         self.optimizer, self.scheduler = self._optimizer(self.network)
         self.pixel = pixel_loss(self.settings.pixel)
         self.perceptual: nn.Module | None = None
-        if self.settings.perceptual:
+        if self.settings.perceptual or self.settings.degraded_perceptual:
             self.perceptual, note = perceptual_loss(device)
             tqdm.write(note)
         self.discriminator: PatchDiscriminator | None = None
@@ -164,33 +166,48 @@ class Trainer:
         """One update of the network and, once it takes part, one of the discriminator."""
         started = time.monotonic()
         settings = self.settings
-        lr, hr = (x.to(self.device) for x in self.data.batch(settings.batch, settings.crop))
-        judged = self.discriminator is not None and self.iteration >= settings.adversarial_start
+        batch = self.data.batch(settings.batch, settings.crop)
+        lr, hr, degraded = (x.to(self.device) for x in batch)
+        judging = self.iteration >= settings.adversarial_start
+        discriminator = self.discriminator if judging else None
         perceptual = adversarial = judge = lr.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
             found, expected = self.stage.predict(lr, hr)
-            if self.perceptual is not None or judged:
+            if self.perceptual is not None or discriminator is not None:
                 picture = self.stage.picture(found).float()
-            if judged:
-                self.discriminator.requires_grad_(False)
-                adversarial = generator_loss(self.discriminator(picture).float())
+            if discriminator is not None:
+                discriminator.requires_grad_(False)
+                adversarial = generator_loss(discriminator(picture).float())
         pixel = self.pixel(found.float(), expected)
         if self.perceptual is not None:
-            perceptual = self.perceptual(picture, hr).mean()
-        loss = pixel + settings.perceptual * perceptual + settings.adversarial * adversarial
-        rate_now = self.scheduler.get_last_lr()[0]
+            perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
+        loss = pixel + perceptual + settings.adversarial * adversarial
+        rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
         self.average.update(self.network, self.iteration)
-        if judged:
-            self.discriminator.requires_grad_(True)
+        if discriminator is not None:
+            discriminator.requires_grad_(True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                verdicts = [self.discriminator(seen).float() for seen in (picture.detach(), hr)]
+                verdicts = [discriminator(seen).float() for seen in (picture.detach(), hr)]
             judge = discriminator_loss(*verdicts)
-            self._update(self.discriminator, self.judge_optimizer, self.judge_scheduler, judge)
+            self._update(discriminator, self.judge_optimizer, self.judge_scheduler, judge)
         terms = [value.item() for value in (loss, pixel, perceptual, adversarial, judge)]
         row = [self.iteration, *terms, gradient, rate_now, time.monotonic() - started]
         self.iteration += 1
         return row
+
+    def _perceptual(
+        self, distance: nn.Module, picture: Tensor, hr: Tensor, degraded: Tensor
+    ) -> Tensor:
+        """The perceptual term, a scalar, with the weights of clean and of degraded crops."""
+        settings, total = self.settings, picture.new_zeros(())
+        extra = {False: 0.0, True: settings.degraded_perceptual}
+        for kind, more in extra.items():
+            chosen = degraded == kind
+            if chosen.any():
+                term = distance(picture[chosen], hr[chosen]).mean()
+                total = total + (settings.perceptual + more) * chosen.float().mean() * term
+        return total
 
     def _update(
         self, network: nn.Module, optimizer: AdamW, scheduler: LambdaLR, loss: Tensor

@@ -1,20 +1,21 @@
-"""What all inference engines have in common: their protocol, their errors, their cache."""
+"""What all inference engines have in common: their protocol, their errors."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lpnsr.runtime.bundle import Bundle, Graph
 from lpnsr.runtime.tiles.tiling import Tile
 
+if TYPE_CHECKING:
+    from lpnsr.runtime.backends.session import Session
+
 ADVICE = "try another model or seed"
-"""What may help where values are not finite in the highest precision."""
+"""What may help if values are not finite even in the highest precision."""
 
 
 class BackendError(RuntimeError):
@@ -22,7 +23,7 @@ class BackendError(RuntimeError):
 
 
 class PrecisionError(BackendError):
-    """An engine has no higher precision than the one whose range did not suffice."""
+    """The range of a precision was too small, and the engine has no higher one."""
 
 
 class NotFiniteError(BackendError):
@@ -44,14 +45,14 @@ class Task:
 
     Attributes:
         picture: uint8 or uint16 (H, W, 3).
-        tiles: what it is cut into, row by row, each as large as the loaded graph's tile.
+        tiles: the tiles it is cut into, row by row, each the size of the loaded graph's tile.
         scale: factor between the sides of input and output.
         seed: of the picture's noise.
-        draws: how many draws of it there are; the others are zero.
-        color_fix: whether the large-scale colours are those of the picture.
+        draws: number of noise draws that are made; the remaining ones are zero.
+        color_fix: whether to take the large-scale colours from the picture.
         dtype: of the result: uint8 or uint16, where -1 becomes 0 and 1 the largest value, or
             float32.
-        report: called with the number of tiles that are done.
+        report: called with the number of finished tiles.
     """
 
     picture: np.ndarray
@@ -65,60 +66,24 @@ class Task:
 
 
 class Backend(Protocol):
-    """An inference engine that holds at most one loaded graph."""
+    """An inference engine on one device; loads graphs."""
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
-        """Make `graph` ready to run, in place of the one loaded before.
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
+        """Make a graph ready to run; graphs loaded before stay loaded.
 
         Raises:
             BackendError: the engine cannot load the graph.
-            MemoryError: the device's or the machine's memory does not suffice.
+            MemoryError: the device or the machine has too little memory.
             BundleError: the graph is not what the bundle's manifest says.
         """
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Upscale one batch with the loaded graph.
-
-        Args:
-            lr: float32 (B, 3, h, w) in [-1, 1].
-            noise: float32 (K, B, C, h, w).
-
-        Returns:
-            float32 (B, 3, scale·h, scale·w) in [-1, 1].
+    def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
+        """Check that these graphs can be run, without loading them.
 
         Raises:
-            BackendError: the engine fails.
-            MemoryError: the device's or the machine's memory does not suffice.
+            BackendError: one cannot.
         """
-
-    def bands(self, task: Task) -> Generator[np.ndarray, None, None] | None:
-        """Upscale a whole picture with the loaded graph; errors are those of `run`.
-
-        Yields:
-            `task.dtype` (n, scale·W, 3); the bands together are the output, top to bottom.
-
-        Returns:
-            None if the engine computes tiles alone, and the host does what is left.
-
-        Raises:
-            NotFiniteError: the values of a tile are not finite.
-        """
-        return None
-
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same as `run` at the highest precision that the engine has.
-
-        Called when `run` gives values that are not finite.
-
-        Raises:
-            PrecisionError: the engine has no higher precision; says what may help.
-        """
-        raise PrecisionError(ADVICE)
+        return  # Most engines say so when they load a graph.
 
     def describe(self) -> str:
         """Name and version of the engine and the device that it runs on."""
-
-
-def cache_folder() -> Path:
-    """Where compiled graphs are kept: `lpnsr` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lpnsr"

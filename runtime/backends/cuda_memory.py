@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def cuda_errors(what: str) -> Iterator[None]:
-    """Turn errors of `cuda.core` into a `BackendError`, or a `MemoryError` where memory is out."""
+    """Turn errors of `cuda.core` into a `BackendError`, or a `MemoryError` if memory is out."""
     from cuda.core._utils.cuda_utils import CUDAError
 
     try:
@@ -30,11 +30,11 @@ def cuda_errors(what: str) -> Iterator[None]:
 
 
 class DeviceMemory:
-    """Memory on the GPU that is held as long as this object is.
+    """Memory on the GPU that is held as long as this object exists.
 
     Args:
         device: the GPU.
-        stream: where it is allocated and filled.
+        stream: the stream on which memory is allocated and filled.
     """
 
     def __init__(self, device: Device, stream: Stream) -> None:
@@ -43,12 +43,12 @@ class DeviceMemory:
         self._here: list[Buffer] = []
 
     def room(self, size: int) -> Buffer:
-        """Memory for so many bytes."""
+        """Allocate this many bytes."""
         self._there.append(self._device.allocate(size, stream=self._stream))
         return self._there[-1]
 
     def upload(self, array: np.ndarray) -> Buffer:
-        """A copy of an array, there once `finish` has returned."""
+        """A copy of an array, complete once `finish` has returned."""
         here, there = pinned(array.nbytes), self.room(array.nbytes)
         np.copyto(view(here, array.dtype, array.shape), array)
         there.copy_from(here, stream=self._stream)
@@ -62,7 +62,7 @@ class DeviceMemory:
 
 
 def pinned(size: int) -> Buffer:
-    """Memory of the host that a GPU copies from and to by itself."""
+    """Host memory that a GPU can copy from and to without the CPU's help."""
     from cuda.core import LegacyPinnedMemoryResource
 
     return LegacyPinnedMemoryResource().allocate(size)

@@ -22,18 +22,18 @@ _FLOAT = 4
 
 
 class Replay:
-    """The computation of one batch, at one place on the GPU.
+    """The computation of one batch, at fixed addresses on the GPU.
 
     Args:
         device: the GPU, current in this thread.
-        shapes: name -> shape of the float32 tensors that go in, in the order of a batch, and at
-            last of the one that comes out.
+        shapes: name -> shape of the float32 inputs, in the order of a batch, and finally of the
+            output.
         enqueue: queues the computation.
-        capture: whether to capture it in a CUDA graph, which spares launching it kernel by kernel.
+        capture: whether to capture it in a CUDA graph, which avoids launching it kernel by kernel.
 
     Attributes:
         stream: where it is computed.
-        addresses: name -> where the tensor lies on the GPU.
+        addresses: name -> address of the tensor on the GPU.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Replay:
             self._graph = self._captured()
 
     def _captured(self) -> Graph:
-        # What is loaded or chosen at the first run must not be under capture.
+        # Whatever is loaded or chosen at the first run must not be captured.
         self.queue()
         self.stream.sync()
         builder = self.stream.create_graph_builder()
@@ -67,20 +67,20 @@ class Replay:
         return builder.complete()
 
     def queue(self) -> None:
-        """Queue the computation of what lies on the GPU."""
+        """Queue the computation of the batch that is on the GPU."""
         if self._graph:
             self._graph.launch(self.stream)
         else:
             self._enqueue(self.stream, self.addresses)
 
     def run(self, *batch: np.ndarray) -> np.ndarray:
-        """Compute a batch that lies on the host.
+        """Compute a batch that is on the host.
 
         Args:
-            batch: the float32 tensors that go in.
+            batch: the float32 inputs.
 
         Returns:
-            float32, what comes out.
+            the float32 output.
 
         Raises:
             BackendError: a tensor has another shape.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +14,11 @@ from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine
 
 BUILDERS = ("tensorrt", "tensorrt-rtx")
-"""Packages that build and run engines, the preferred first."""
+"""Packages that build and run engines, the preferred one first."""
 
 
 class EngineError(BackendError):
-    """A bundle has no engine that can be used here; says which command builds one."""
+    """A bundle has no engine that can be used here; the message says how to build one."""
 
 
 def import_builder(name: str) -> ModuleType:
@@ -36,13 +36,13 @@ def import_builder(name: str) -> ModuleType:
 
 
 def create_log(trt: ModuleType) -> Any:
-    """A logger that prints nothing and keeps the errors.
+    """A logger that keeps errors and prints nothing.
 
-    Its method `fail(what)` returns a `BackendError`, or a `MemoryError` where memory has run out,
-    with the first error since the last call.
+    Its method `fail(what)` returns what `failure` makes of the errors since the last call.
     """
+    logger: Any = trt.ILogger
 
-    class Log(trt.ILogger):
+    class Log(logger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: list[str] = []
@@ -52,13 +52,25 @@ def create_log(trt: ModuleType) -> Any:
                 self._errors.append(message)
 
         def fail(self, what: str) -> Exception:
-            text = " ".join(self._errors) or "no reason is given"
-            reason = (self._errors or [text])[0].splitlines()[0]
-            self._errors.clear()
-            is_memory = re.search(r"out.?of.?memory|bad.?alloc", text, re.IGNORECASE)
-            return (MemoryError if is_memory else BackendError)(f"{what}: {reason}")
+            errors, self._errors = self._errors, []
+            return failure(what, errors)
 
     return Log()
+
+
+def failure(what: str, errors: Sequence[str]) -> BackendError | MemoryError:
+    """What to raise where a builder or an engine has failed.
+
+    Args:
+        what: has failed.
+        errors: that were logged, the decisive one first.
+
+    Returns:
+        A `MemoryError` where memory has run out, else a `BackendError`; with one line.
+    """
+    first = (errors or ["no reason is given"])[0]
+    is_memory = re.search(r"out.?of.?memory|bad.?alloc", " ".join(errors), re.IGNORECASE)
+    return (MemoryError if is_memory else BackendError)(f"{what}: {first.splitlines()[0]}")
 
 
 def command(bundle: Bundle, builder: str, *gpus: str) -> str:
@@ -115,7 +127,7 @@ def read(bundle: Bundle, engine: Engine) -> bytes:
 
 @contextmanager
 def written(file: Path) -> Iterator[Path]:
-    """A hidden file beside `file`, which takes its place in the end if all goes well."""
+    """A hidden file beside `file` that replaces it at the end if there was no error."""
     partial = file.with_name(f".{file.name}.lpnsr-partial")
     partial.touch()  # what cannot be written is known before the work
     try:

@@ -1,15 +1,15 @@
-"""Whole pictures on a GPU: what goes up is the small picture, what comes down finished rows.
+"""Whole pictures on a GPU: the small picture is uploaded, finished rows are downloaded.
 
-Tiles are cut, their noise made, their results blended, the colours corrected and the values rounded
-on the GPU, so that the host only queues work and takes finished bands, which are downloaded while
-the next are computed.
+The GPU cuts the tiles, makes their noise, blends their results, corrects the colours and rounds the
+values. The host only queues work and takes finished bands, which are downloaded while the next ones
+are computed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ _STRIP = 128
 """Rows whose colours are corrected at once, to keep the memory for it small."""
 
 _REACH = 2**color.LEVELS - 1
-"""Rows above and below that the correction of a row hangs on."""
+"""Rows above and below that the correction of a row depends on."""
 
 _NO_TILE = np.uint32(2**32 - 1)
 
@@ -53,8 +53,8 @@ class Pictures:
         self._lr_at, self._noise_at, self._sr_at = replay.addresses.values()
         self._normals, self._kernels = cuda.ResidualShift(device), PictureKernels(device)
 
-    def bands(self, task: Task) -> Iterator[np.ndarray]:
-        """Upscale a picture; see `lpnsr.runtime.backends.base.Backend.bands`."""
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
+        """Upscale a picture; see `lpnsr.runtime.backends.session.Session.bands`."""
         batch, tiles = self._lr[0], task.tiles
         under_way: deque[tuple[Event, int]] = deque()
 
@@ -65,7 +65,8 @@ class Pictures:
 
         try:
             streams = self._stream, self._download
-            picture = _Picture(self._device, *streams, self._kernels, task, self._sr)
+            latent_side = self._noise[-1] / self._lr[-1]
+            picture = _Picture(self._device, *streams, self._kernels, task, self._sr, latent_side)
             for first in range(0, len(tiles), batch):
                 if len(under_way) == _AHEAD:
                     wait()
@@ -83,19 +84,21 @@ class Pictures:
             while under_way:
                 wait()
             yield from picture.end()
-        finally:  # nothing may be written to memory that is given back
+        finally:  # nothing may be written to memory that has been freed
             self._stream.sync()
             self._download.sync()
 
     def _make_noise(self, origins: int, draws: int) -> None:
         """Queue a batch's noise; what comes after `draws` is zero."""
-        draw_bytes = 4 * math.prod(self._noise[1:])
-        for draw in range(self._noise[0]):
+        made, batch, channels, height, width = self._noise
+        shape = batch, channels, height, width
+        draw_bytes = 4 * math.prod(shape)
+        for draw in range(made):
             self._normals.launch(
                 self._stream,
                 Step(state=0, prediction=0, noise=1),
                 "float32",
-                self._noise[1:],
+                shape,
                 out=self._noise_at + draw * draw_bytes,
                 draw=draw,
                 origins=origins if draw < draws else 0,
@@ -103,7 +106,7 @@ class Pictures:
 
 
 class _Picture:
-    """One picture under way: what of it lies on the GPU, and how far it is."""
+    """One picture in progress: its data on the GPU, and how far it has come."""
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class _Picture:
         kernels: PictureKernels,
         task: Task,
         sr: Sequence[int],
+        latent_side: float,
     ) -> None:
         self._stream, self._download, self._kernels, self._task = stream, download, kernels, task
         _, _, *self._size = sr
@@ -127,11 +131,11 @@ class _Picture:
 
         small = memory.upload(np.ascontiguousarray(task.picture))
         self._small = Small(int(small.handle), height, width, task.picture.dtype)
-        # What a row of tiles covers, and above it what its colours hang on.
+        # The rows that a row of tiles covers, and those above that its colours depend on.
         capacity = self._size[0] + 2 * self._reach
         self._sheet = Sheet(room(capacity), capacity, scale * height, scale * width)
         self._between = [room(_STRIP + 2 * self._reach) for _ in range(2 if task.color_fix else 0)]
-        self._put_tiles(task, sr[0])
+        self._put_tiles(task, sr[0], latent_side)
         self._bad = memory.upload(np.array([_NO_TILE]))
         self._row_bytes = 3 * scale * width * task.dtype.itemsize
         # One band is downloaded and one waits, whatever number of them a batch finishes.
@@ -142,18 +146,19 @@ class _Picture:
         self._top = self._cleared = self._queued = 0
         memory.finish()
 
-    def _put_tiles(self, task: Task, batch: int) -> None:
-        """Places, noise origins and weights of all tiles; the last fills its batch."""
+    def _put_tiles(self, task: Task, batch: int, latent_side: float) -> None:
+        """Upload places, noise origins and weights of all tiles; the last tile fills its batch."""
         tiles = task.tiles
-        filled = [*tiles, *tiles[-1:] * (-len(tiles) % batch)]
+        filled = [*tiles, *[tiles[-1]] * (-len(tiles) % batch)]
         corners = [(tile.rows.start, tile.columns.start) for tile in filled]
         self._places = int(self._memory.upload(np.array(corners, np.uint32)).handle)
-        self._origins = int(self._memory.upload(origins(task.seed, corners)).handle)
+        latent = [(int(latent_side * top), int(latent_side * left)) for top, left in corners]
+        self._origins = int(self._memory.upload(origins(task.seed, latent)).handle)
         self._row_weights = self._put_weights([tile.rows for tile in tiles], self._size[0])
         self._column_weights = self._put_weights([tile.columns for tile in tiles], self._size[1])
 
     def _put_weights(self, spans: Sequence[Span], size: int) -> dict[int, int]:
-        """Start of each span -> where its weights lie, zero beyond the end of the picture."""
+        """Start of each span -> address of its weights, which are zero beyond the picture."""
         weights = {span.start: np.pad(span.weight, (0, size - len(span.weight))) for span in spans}
         table = int(self._memory.upload(np.stack([*weights.values()])).handle)
         return {start: table + 4 * size * number for number, start in enumerate(weights)}
@@ -163,11 +168,11 @@ class _Picture:
         self._kernels.cut(self._stream, self._small, self._places + 8 * first, shape, out)
 
     def origins(self, first: int) -> int:
-        """Where the origins of the noise of tile `first` and those that follow lie."""
+        """Address of the noise origins of tile `first` and those that follow."""
         return self._origins + 16 * first
 
     def blend(self, number: int, address: int) -> Iterator[np.ndarray]:
-        """Queue the blending of an upscaled tile; yields a band that is done meanwhile."""
+        """Queue the blending of an upscaled tile; yields a band that is finished meanwhile."""
         tile, scale = self._task.tiles[number], self._task.scale
         corner = (scale * tile.rows.start, scale * tile.columns.start)
         if corner[0] != self._top:
@@ -189,13 +194,13 @@ class _Picture:
         )
 
     def end(self) -> Iterator[np.ndarray]:
-        """Finish the picture and yield the bands that are left."""
+        """Finish the picture and yield the remaining bands."""
         yield from self._finish(self._sheet.height)
         while self._waiting:
             yield self._take()
 
     def _finish(self, blended: int) -> Iterator[np.ndarray]:
-        """Queue the rows that no later tile changes, now that `blended` rows have all of theirs."""
+        """Queue the rows that no later tile changes, now that `blended` rows are complete."""
         is_last = blended == self._sheet.height
         first, last = self._queued, blended if is_last else blended - self._reach
         if last <= first:
@@ -219,7 +224,7 @@ class _Picture:
         self._queued = last
 
     def _correct(self, rows: tuple[int, int]) -> int:
-        """Queue the correction of these rows' colours; returns where it will lie."""
+        """Queue the correction of these rows' colours; returns its address."""
         first = max(rows[0] - self._reach, 0)
         last = min(rows[1] + self._reach, self._sheet.height)
         source, target = self._between
@@ -242,7 +247,7 @@ class _Picture:
 
 
 class _Slot:
-    """Memory of one band, here (pinned) and on the GPU, and how far it is."""
+    """Memory for one band, here (pinned) and on the GPU, and how far it has come."""
 
     def __init__(self, device: Device, memory: DeviceMemory, size: int) -> None:
         self.there, self.here, self.bad = memory.room(size), pinned(size), pinned(4)

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import numpy as np
 
 from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, shapes
+from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, inputs, shapes
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
 
 
+def create(name: str, options: Options) -> OnnxRuntime:
+    """See `lpnsr.runtime.backends.registry`."""
+    return OnnxRuntime(options.threads)
+
+
+def is_installed() -> bool:
+    """Whether there is an ONNX Runtime, of whichever kind."""
+    return find_spec("onnxruntime") is not None
+
+
 class OnnxRuntime(Backend):
     """Runs a bundle's ONNX graphs, unrolled or staged; works on every machine.
 
-    float16 is widened to float32, as the engine does by itself; bfloat16 it does not compute in.
+    The engine widens fp16 to fp32 by itself; it does not compute in bf16.
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
-        precision: "f32" or "auto", which is the same.
 
     Raises:
-        BackendError: ONNX Runtime is not installed, or the precision is another.
+        BackendError: ONNX Runtime is not installed.
     """
 
     _extra = "cpu"
-    _has_bf16 = False
 
-    def __init__(self, threads: int | None = None, precision: str = "auto") -> None:
-        if precision not in ("auto", "f32"):
-            raise BackendError(
-                f"ONNX Runtime does not compute in {precision}; "
-                "use --backend openvino or --precision f32"
-            )
+    def __init__(self, threads: int | None = None) -> None:
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -53,73 +59,97 @@ class OnnxRuntime(Backend):
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
         self._threads = threads or 0
-        self._sessions: dict[str, Any] = {}
-        self._loaded: tuple[Bundle, Graph] | None = None
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
-        if not self._has_bf16 and "bfloat16" in bundle.manifest.precision.values():
-            raise BackendError(
-                "ONNX Runtime does not compute in bfloat16 on the CPU; use --backend openvino, "
-                "or export the bundle with --precision fp16 or fp32"
-            )
-        self._sessions = {}  # frees the previous graph's weights first
+        parts = self._load_parts(bundle, graph)
+        return OnnxRuntimeSession(bundle, graph, parts, self._threads, self._errors)
+
+    def _load_parts(self, bundle: Bundle, graph: Graph) -> dict[str, Any]:
+        """File name -> ONNX Runtime's session of it."""
         options = self._engine.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        found = {}
+        found: dict[str, tuple[int, ...]] = {}
+        parts: dict[str, Any] = {}
         for name in graph.files:
             path = bundle.path / name
             try:
-                session = self._sessions[name] = self._open(str(path), options)
+                part = parts[name] = self._open(str(path), options)
             except self._errors as error:
                 _raise_if_memory(error)
                 raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
-            tensors = (*session.get_inputs(), *session.get_outputs())
+            tensors = (*part.get_inputs(), *part.get_outputs())
             found |= {tensor.name: tuple(tensor.shape) for tensor in tensors}
         expected = shapes(bundle.manifest, graph)
         between = {name for stage in graph.stages for name in (*stage.inputs, *stage.outputs)}
         if found.keys() != expected.keys() | between or not expected.items() <= found.items():
             raise BundleError(f"{path} has tensors {found}, its manifest {expected}; export again")
-        self._loaded = bundle, graph
+        return parts
 
     def _open(self, path: str, options: Any) -> Any:
         return self._engine.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Upscale one batch; see `Backend.run`."""
-        bundle, graph = self._loaded
-        manifest = bundle.manifest
+    def describe(self) -> str:
+        """Name, version and device."""
+        return f"ONNX Runtime {self._engine.__version__} on the CPU in fp32"
+
+
+class OnnxRuntimeSession(Session):
+    """A graph on the CPU; ONNX Runtime's own sessions are thread-safe."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        parts: Mapping[str, Any],
+        threads: int,
+        errors: tuple[type[Exception], ...],
+    ) -> None:
+        super().__init__(bundle, graph)
+        self._parts, self._threads, self._errors = parts, threads, errors
+
+    def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
+        """What is made for a whole picture; see `Session.estimate`."""
+        found: dict[str, np.ndarray] = {}
+        try:
+            for stage in self.graph.picture:
+                found |= zip(stage.outputs, self._compute(stage, [lr]), strict=True)
+        except self._errors as error:
+            raise_failure(error)
+        return found
+
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        """Upscale one batch; see `Session.run`."""
+        graph, manifest = self.graph, self.manifest
+        values = inputs(manifest, lr, noise, given)
         try:
             if graph.stages:
                 return staged.upscale(
-                    graph.stages, manifest.steps, self._compute, lr, noise, self._threads
+                    graph.stages, manifest.steps, self._compute, values, noise, self._threads
                 )[manifest.output]
-            values = dict(zip(manifest.inputs, (lr, noise), strict=True))
-            return self._sessions[graph.file].run([manifest.output], values)[0]
+            return self._parts[graph.file].run([manifest.output], values)[0]
         except self._errors as error:
-            self._raise(error)
+            raise_failure(error)
 
     def _compute(self, stage: Stage, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         values = dict(zip(stage.inputs, inputs, strict=True))
-        return self._sessions[stage.file].run(stage.outputs, values)
+        return self._parts[stage.file].run(stage.outputs, values)
 
-    def _raise(self, error: Exception) -> NoReturn:
-        _raise_if_memory(error)
-        raise BackendError(f"ONNX Runtime fails: {error}") from error
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        """The same as `run`: the CPU computes in the precision that the graph asks for."""
+        return self.run(lr, noise, **given)
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same: the CPU computes in the precision that the graph asks for."""
-        return self.run(lr, noise)
 
-    def describe(self) -> str:
-        """Name, version and device."""
-        return f"ONNX Runtime {self._engine.__version__} on the CPU in f32"
+def raise_failure(error: Exception) -> NoReturn:
+    """Turn ONNX Runtime's error into a `BackendError` or a `MemoryError`."""
+    _raise_if_memory(error)
+    raise BackendError(f"ONNX Runtime fails: {error}") from error
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """ONNX Runtime has no error type of its own for exhausted memory, only these words."""
+    """Detect exhausted memory: ONNX Runtime has no error type for it, only these words."""
     if re.search(r"bad.?alloc|failed to allocate|out of memory", str(error), re.IGNORECASE):
         raise MemoryError(f"ONNX Runtime: {error}") from error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,16 +20,28 @@ from lpnsr.runtime.backends.base import (
     BackendError,
     NotFiniteError,
     Task,
-    cache_folder,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
+from lpnsr.runtime.backends.registry import BACKENDS, Options
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
-    from cuda.core import Buffer
+    from cuda.core import Device
+
+
+def create(name: str, options: Options) -> TensorRt:
+    """See `lpnsr.runtime.backends.registry`."""
+    return TensorRt(name, device=options.device)
+
+
+def is_installed() -> bool:
+    """Whether one of the builders' packages is installed."""
+    return any(find_spec(name.replace("-", "_")) for name in engine_files.BUILDERS)
 
 
 class TensorRt(Backend):
@@ -36,15 +51,16 @@ class TensorRt(Backend):
         builder: one of `lpnsr.runtime.backends.engine_files.BUILDERS`.
         cuda_graph: capture an engine's work once and replay it, which spares launching it kernel by
             kernel.
+        device: number of the GPU.
 
     Raises:
-        BackendError: the builder's package is not installed, or there is no GPU.
+        BackendError: the builder's package is not installed, or there is no such GPU.
     """
 
-    def __init__(self, builder: str, cuda_graph: bool = True) -> None:
+    def __init__(self, builder: str, cuda_graph: bool = True, device: int = 0) -> None:
         self._trt = engine_files.import_builder(builder)
         try:
-            self._device = cuda.device()
+            self._device = cuda.device(device)
         except cuda.KernelError as error:
             raise BackendError(str(error)) from error
         self._builder, self._cuda_graph = builder, cuda_graph
@@ -53,62 +69,34 @@ class TensorRt(Backend):
             self._runtime = self._trt.Runtime(self._log)
         except (RuntimeError, TypeError) as error:  # what a constructor that fails raises
             raise self._log.fail(f"{builder} cannot start") from error
-        self._replay: Replay | None = None
-        self._pictures: Pictures | None = None
-        self._parts: dict[str, LoadedEngine] = {}
-        self._scratch: Buffer | None = None
 
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
-        """See that there are engines of all these graphs for this GPU.
+        """Check that there are engines of all these graphs for this GPU.
 
         Raises:
-            EngineError: one is missing, stale or foreign; says which command builds it.
+            EngineError: one is missing, stale or foreign; the message says how to build it.
         """
         for file in (file for graph in graphs for file in graph.files):
             self._find(bundle, file)
 
-    def load(self, bundle: Bundle, graph: Graph) -> None:
+    def load(self, bundle: Bundle, graph: Graph) -> TensorRtSession:
         """Bring the graph's engines to the GPU; see `Backend.load`."""
         self._device.set_current()
-        # Frees the previous ones first.
-        self._replay, self._pictures, self._parts, self._scratch = None, None, {}, None
         with cuda_errors(f"{self._builder} cannot start"):
-            self._parts = {file: self._load(bundle, file) for file in graph.files}
-            self._check_tensors(bundle.manifest, graph)
-            self._start(bundle.manifest, graph)
-        for part in self._parts.values():
+            parts = {file: self._load(bundle, file) for file in graph.files}
+            self._check_tensors(bundle.manifest, graph, parts)
+            session = TensorRtSession(
+                bundle, graph, parts, self._device, self._builder, self._cuda_graph
+            )
+        for part in parts.values():
             part.keep()
-        self._manifest = bundle.manifest
-
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Upscale one batch; see `Backend.run`."""
-        self._device.set_current()
-        with cuda_errors(f"{self._builder} fails"):
-            return self._replay.run(lr, noise)
-
-    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
-        """Upscale a picture without leaving the GPU in between; see `Backend.bands`."""
-        self._device.set_current()
-        with cuda_errors(f"{self._builder} fails"):
-            try:
-                yield from self._pictures.bands(task)
-            except NotFiniteError as error:
-                raise NotFiniteError(error.number, self._advice()) from None
+        return session
 
     def describe(self) -> str:
         """Name, version, device and whether there is a CUDA graph."""
-        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[self._builder]
+        label = BACKENDS[self._builder].label
         graph = "" if self._cuda_graph else " without CUDA graph"
-        return f"{name} {self._trt.__version__} on {self._device.name}{graph}"
-
-    def _advice(self) -> str:
-        """What may help where numbers went out of range."""
-        if set(self._manifest.precision.values()) <= {"float32"}:
-            return ADVICE
-        return (
-            "in float16 or bfloat16 numbers went out of range; make a bundle with: "
-            f"lpnsr-export --precision fp32 --engine {self._builder}"
-        )
+        return f"{label} {self._trt.__version__} on {self._device.name}{graph}"
 
     def _find(self, bundle: Bundle, file: str) -> Engine:
         version, gpu = self._trt.__version__, f"sm_{self._device.arch}"
@@ -119,11 +107,11 @@ class TensorRt(Backend):
         plan = engine_files.read(bundle, engine)
         self._accept(bundle, engine, plan)
         gpu = re.sub(r"\W+", "-", self._device.name).lower()
-        compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
+        compiled = compiled_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
         return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:
-        """Let the runtime look at an engine's head, where it says for what it was built."""
+        """Let the runtime check the engine's header, which says what it was built for."""
         if not hasattr(self._runtime, "get_engine_validity"):
             return  # TensorRT says so when it loads
         validity, diagnostics = self._runtime.get_engine_validity(plan[:64])
@@ -136,15 +124,18 @@ class TensorRt(Backend):
                 + engine_files.command(bundle, self._builder, f"sm_{self._device.arch}")
             )
 
-    def _check_tensors(self, manifest: Manifest, graph: Graph) -> None:
-        """See that the engines have the tensors that the manifest promises.
+    def _check_tensors(
+        self, manifest: Manifest, graph: Graph, parts: Mapping[str, LoadedEngine]
+    ) -> None:
+        """Check that the engines have the tensors that the manifest promises.
 
         Raises:
             BundleError: they have others.
         """
         expected = shapes(manifest, graph)
-        found, types = {}, {}
-        for part in self._parts.values():
+        found: dict[str, tuple[int, ...]] = {}
+        types: dict[str, Any] = {}
+        for part in parts.values():
             found |= part.shapes
             types |= part.types
         between = {name for stage in graph.stages for name in (*stage.inputs, *stage.outputs)}
@@ -159,17 +150,86 @@ class TensorRt(Backend):
                 "export again"
             )
 
-    def _start(self, manifest: Manifest, graph: Graph) -> None:
-        stream = self._device.create_stream()
-        size = max(1, *(part.scratch for part in self._parts.values()))
-        self._scratch = self._device.allocate(size, stream=stream)
-        for part in self._parts.values():
+
+class TensorRtSession(Session):
+    """A graph's engines on the GPU.
+
+    Batches and pictures of several threads take turns: work is queued under a lock, and the stream
+    runs it in that order.
+
+    Args:
+        bundle: of the graph.
+        graph: what is loaded.
+        parts: file of a graph -> its engine.
+        device: the GPU, current in this thread.
+        builder: of the engines.
+        cuda_graph: whether to capture their work in a CUDA graph.
+
+    Attributes:
+        replay: the computation of one batch.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        parts: Mapping[str, LoadedEngine],
+        device: Device,
+        builder: str,
+        cuda_graph: bool,
+    ) -> None:
+        super().__init__(bundle, graph)
+        self._parts, self._device, self._builder = parts, device, builder
+        # Reentrant, because a progress callback may upscale, too.
+        self._lock = RLock()
+        stream = device.create_stream()
+        size = max(1, *(part.scratch for part in parts.values()))
+        self._scratch = device.allocate(size, stream=stream)
+        for part in parts.values():
             part.use(self._scratch)
+        chain: StagedChain | LoadedEngine
         if graph.stages:
-            chain = StagedChain(self._device, stream, self._parts, manifest, graph)
+            chain = StagedChain(device, stream, parts, bundle.manifest, graph)
         else:
-            chain = self._parts[graph.file]
+            chain = parts[graph.file]
         stream.sync()
-        tensors = shapes(manifest, replace(graph, stages=()))
-        self._replay = Replay(self._device, tensors, chain.enqueue, self._cuda_graph)
-        self._pictures = Pictures(self._device, self._replay, list(tensors.values()))
+        tensors = shapes(bundle.manifest, replace(graph, stages=()))
+        self.replay = Replay(device, tensors, chain.enqueue, cuda_graph)
+        self._pictures = Pictures(device, self.replay, list(tensors.values()))
+
+    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Upscale one batch; see `Session.run`."""
+        with self._turn():
+            return self.replay.run(lr, noise)
+
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
+        """Upscale a picture without leaving the GPU in between; see `Session.bands`."""
+        bands = self._pictures.bands(task)
+        try:
+            while True:
+                with self._turn():
+                    band = next(bands, None)
+                if band is None:
+                    return
+                yield band
+        except NotFiniteError as error:
+            raise NotFiniteError(error.number, self._advice()) from None
+        finally:
+            with self._turn():
+                bands.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the only thread that queues work, with the GPU as its current device."""
+        with self._lock, cuda_errors(f"{self._builder} fails"):
+            self._device.set_current()
+            yield
+
+    def _advice(self) -> str:
+        """What may help if numbers are out of range."""
+        if set(self.manifest.precision.values()) <= {"fp32"}:
+            return ADVICE
+        return (
+            "in fp16 or bf16 numbers went out of range; make a bundle with: "
+            f"lpnsr-export --precision fp32 --engine {self._builder}"
+        )

@@ -1,1 +1,1 @@
-"""`lpnsr-run`: what it takes, what it does with many pictures, what it says."""
+"""`lpnsr-run`: its arguments, its pipeline for many pictures, its messages."""

@@ -16,6 +16,7 @@ from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.command.recipe import ALPHA
 from lpnsr.runtime.pictures.formats import FORMATS
+from lpnsr.runtime.tiles.sizes import parse_tile
 
 NAME = "lpnsr-run"
 
@@ -35,6 +36,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with one line, without the usage."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _List(argparse.Action):
+    """Shows what is here and ends, whatever else is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print and exit; what it takes is imported when it is asked for."""
+        from lpnsr.runtime.command import listing
+
+        print(listing.describe())
+        parser.exit()
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -162,14 +174,15 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=BUILTIN,
         metavar="BUNDLE",
-        help="folder made by lpnsr-export (default: the built-in model)",
+        help="folder made by lpnsr-export, or the name of a model in the cache, as --list shows "
+        "them (default: the built-in model)",
     )
     add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
     add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
     add(
         "-t",
         "--tile",
-        type=_tile,
+        type=parse_tile,
         metavar="HxW",
         help="tile of the model in input pixels, e.g. 128x64",
     )
@@ -208,6 +221,12 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
 
 def _add_messages(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add(
+        "--list",
+        action=_List,
+        nargs=0,
+        help="show which models, backends and devices are here, and what the others lack",
+    )
     add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
     add("-q", "--quiet", action="store_true", help="say only what goes wrong")
     add("--debug", action="store_true", help="show where an error comes from")
@@ -228,13 +247,6 @@ def _version() -> str:
         return version("lpnsr")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def _tile(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tile such as 64 or 128x64")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _size(text: str) -> tuple[int, int]:

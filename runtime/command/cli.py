@@ -23,13 +23,13 @@ from lpnsr.runtime.bundle import BundleError
 from lpnsr.runtime.command import jobs, progress, rehearsal, report, streams
 from lpnsr.runtime.command.arguments import NAME, parse
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
-from lpnsr.runtime.command.pipeline import Outcome, Pipeline
+from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures.formats import FORMATS, Format
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Upscaler
 
-_FATAL = (BackendError, BundleError, JobError, TilingError, OSError, MemoryError)
+_FATAL = (BackendError, BundleError, JobError, PipelineError, TilingError, OSError, MemoryError)
 """Errors that concern the run as a whole, not one picture."""
 
 
@@ -101,6 +101,9 @@ def _upscale(
                 _comment(outcome, args)
                 bars.end(outcome.job)
         finally:
+            # They arrive in any order, but are reported in that of the inputs.
+            place = {job: number for number, job in enumerate(todo)}
+            outcomes.sort(key=lambda outcome: place[outcome.job])
             if args.report:
                 report.write(args.report, _shared(args, upscaler), outcomes, skipped, unread)
     return _close(outcomes, len(todo), len(unread), received)
@@ -173,11 +176,13 @@ def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
 
 def _close(outcomes: Sequence[Outcome], asked: int, unread: int, received: list[int]) -> int:
     """Say how the run went; returns the exit code."""
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    failed = [
+        _message(outcome.error, outcome.job) for outcome in outcomes if outcome.error is not None
+    ]
     if failed and asked > 1:
         _say(f"{len(failed)} of {asked} pictures failed:")
-        for outcome in failed:
-            _say(f"  {_message(outcome.error, outcome.job)}")
+        for message in failed:
+            _say(f"  {message}")
     if unread and asked + unread > 1:
         _say(f"{unread} of {asked + unread} pictures are of kinds that are not read")
     if received and len(outcomes) < asked:
@@ -203,7 +208,7 @@ def _exit_code(failed: int, asked: int) -> int:
 
 @contextmanager
 def _signals() -> Iterator[tuple[Event, list[int]]]:
-    """Let Ctrl-C and SIGTERM end the run in order: sets an event, lists the signals."""
+    """Let Ctrl-C and SIGTERM end the run in an orderly way: sets an event, lists the signals."""
     stop, received = Event(), []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -220,7 +225,7 @@ def _signals() -> Iterator[tuple[Event, list[int]]]:
 
 @contextmanager
 def _quiet_decoders() -> Iterator[None]:
-    """Keep decoders' logs and libraries written in C, which comment on damage, off stderr."""
+    """Silence loggers and C libraries that comment on damaged pictures on stderr."""
     for name in ("PIL", "tifffile"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     sys.stderr.flush()
@@ -246,7 +251,7 @@ def _comment(outcome: Outcome, args: argparse.Namespace) -> None:
         return
     if outcome.lost:
         _say(f"warning: {outcome.job.source}: {', '.join(outcome.lost)} dropped")
-    if not args.quiet:
+    if outcome.output_size and not args.quiet:
         height, width = outcome.output_size
         seconds = sum(outcome.seconds.values())
         job = outcome.job
@@ -264,7 +269,10 @@ def _explain(error: BaseException, debug: bool, outcome: Outcome | None = None) 
     """Say in one line what is wrong; with `debug` also where."""
     if debug:
         tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr, end="")
-    _say(_message(outcome.error, outcome.job) if outcome else str(error) or "not enough memory")
+    if outcome and outcome.error is not None:
+        _say(_message(outcome.error, outcome.job))
+    else:
+        _say(str(error) or "not enough memory")
 
 
 def _message(error: str, job: Job) -> str:

@@ -1,4 +1,4 @@
-"""Works out, before anything is computed, which picture goes to which file."""
+"""Decides, before anything is computed, which picture goes to which file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRITTEN = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes
 
 
 class JobError(ValueError):
-    """The inputs and the output do not make a run."""
+    """The inputs and the output do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Naming:
-    """How pictures are found and their outputs called.
+    """How pictures are found and their outputs named.
 
     Attributes:
         suffixes: of the output format; the first is given to files in an output folder.
@@ -107,7 +107,11 @@ def plan(
     reasons = {file: _unread(file) for file, _ in found}
     unread = {file: reason for file, reason in reasons.items() if reason}
     readable = [pair for pair in dict.fromkeys(found) if pair[0] not in unread]
-    jobs = [Job(file, output) for file, _ in readable] if single else _named(readable, naming)
+    jobs = (
+        [Job(file, output) for file, _ in readable]
+        if output and single
+        else _named(readable, naming)
+    )
     _refuse_writing_over_inputs(jobs)
     _refuse_unwritable([job.target for job in jobs])
     existing = [job.target for job in jobs if job.target.exists()]
@@ -218,7 +222,7 @@ def _named(found: Sequence[tuple[Path, Path]], naming: Naming) -> list[Job]:
 
 
 def _folded(path: Path) -> str:
-    """Equal for names that macOS and Windows take for the same."""
+    """Equal for names that macOS and Windows consider the same."""
     return str(path).casefold()
 
 

@@ -1,4 +1,4 @@
-"""Works out beforehand whether a picture fits into memory."""
+"""Predicts whether a picture fits into memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lpnsr.runtime.pictures.images import Header, ImageError
 
 
 def needed(header: Header, target: tuple[int, int], kind: Format, computing: int) -> int:
-    """Bytes that a picture needs at the peak, from above.
+    """An upper bound of the bytes that a picture needs at its peak.
 
     Args:
         header: the input.
         target: (height, width) of the output.
         kind: the output's format.
-        computing: bytes that the upscaling of one picture needs besides input and output.
+        computing: bytes that upscaling needs in addition to input and output.
     """
     pixels, sample = header.size[0] * header.size[1], header.bits // 8
     samples = header.channels * sample
@@ -35,7 +35,7 @@ def check(needed: int) -> None:
         needed: bytes that it takes.
 
     Raises:
-        ImageError: the machine has less to offer.
+        ImageError: the machine has less memory available.
     """
     available = psutil.virtual_memory().available
     if needed > available:

@@ -1,62 +1,64 @@
-"""Reads, upscales and writes pictures at the same time, each in a thread of its own."""
+"""Reads, upscales and writes pictures at the same time, in threads of their own."""
 
 from __future__ import annotations
 
 import errno
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Queue
-from threading import Condition, Event
+from queue import Empty, Full, Queue
+from threading import Event, Thread
 
 import cv2
 import numpy as np
 
 from lpnsr.runtime.command import memory
+from lpnsr.runtime.command.channels import Channel, Dropped, Room, Timed
 from lpnsr.runtime.command.jobs import Job
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import formats, images
 from lpnsr.runtime.pictures.formats import Format, OutputSpec
 from lpnsr.runtime.pictures.images import Header, ImageError, Picture
 from lpnsr.runtime.pictures.metadata import DAMAGE
+from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 _WRITERS = 2
-"""Pictures that are encoded at once."""
+"""Pictures that are encoded at the same time."""
 
-_UNWRITTEN = 2 * _WRITERS
-"""Pictures that may wait for being encoded."""
+_UNWRITTEN = 2
+"""Pictures that may wait to be encoded."""
+
+_PATIENCE = 0.1
+"""Seconds between checks for whether to stop."""
 
 _AHEAD = 8
-"""Pictures that may be decoded before their turn."""
+"""Pictures that may be decoded ahead of time."""
 
 _PIXELS = 2**25
-"""Pixels that the decoded pictures may have together; a larger picture is alone."""
+"""Most pixels of all decoded pictures together; a larger picture must be the only one."""
 
 _BULKY = 2**29
 """Bytes that an encoder may hold while the next picture is upscaled."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Failures to write that the next picture would meet too."""
-
-_END, _DROP = object(), object()
+"""Write errors that the next picture would meet, too."""
 
 
 @dataclass
 class Outcome:
-    """What became of one picture.
+    """The outcome of one picture.
 
     Attributes:
         job: the picture.
         error: why it failed, one line; None if its output is written.
         cause: the exception behind `error`.
-        lost: what the output lacks, such as "16-bit depth".
+        lost: what the output could not keep, such as "16-bit depth".
         input_size: (height, width) of the input.
         output_size: (height, width) of the output.
-        seconds: stage name -> time that it worked on this picture.
+        seconds: stage name -> time that it spent on this picture.
         sha256: of the output file.
     """
 
@@ -70,19 +72,24 @@ class Outcome:
     sha256: str | None = None
 
 
+class PipelineError(RuntimeError):
+    """The run cannot start."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """Upscales many pictures without letting the model wait for decoding or encoding.
+    """Upscales many pictures without keeping the model waiting for decoding or encoding.
 
     Attributes:
         upscaler: the model.
         recipe: what is done to each picture.
         kind: the format of the output files.
         quality: of lossy formats, 1 to 100.
-        say: called with what the user should know.
-        progress: called with the job and the numbers of its tiles done and of tiles in all.
-        stop: once set, the picture in work is dropped and no other is begun.
-        salvage: take of damaged JPEGs what can be decoded.
+        say: called with messages for the user, each of them once.
+        progress: called with the job, its number of finished tiles and its number of tiles. Like
+            `say`, it is called from a thread of the pipeline.
+        stop: once set, the picture in progress is dropped and no other is started.
+        salvage: decode what is left of damaged JPEGs.
     """
 
     upscaler: Upscaler
@@ -94,153 +101,253 @@ class Pipeline:
     stop: Event
     salvage: bool = False
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Upscale pictures; yields what became of each, in order.
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Upscale pictures and yield the outcome of each as soon as it is known.
 
-        It ends early if `stop` is set or the disk is full; the pictures left out then are not
-        yielded, and nothing of them remains.
+        Jobs may arrive one by one, for example from a queue: pictures are upscaled while others are
+        still to come. The run ends early if `stop` is set or the disk is full. Pictures that are
+        skipped then are not yielded and leave no files behind.
 
         Raises:
+            PipelineError: the system refuses to start threads.
             BackendError: the engine fails, whatever the picture.
             BundleError: the graph is not what the bundle's manifest says.
         """
-        room = _Room(_PIXELS)
-        unwritten: deque[Future[Outcome]] = deque()
-        with (
-            ThreadPoolExecutor(1, "read") as readers,
-            ThreadPoolExecutor(_WRITERS, "write") as writers,
-        ):
-            try:
-                for outcome, reading in _ahead(jobs, lambda job: self._submit(readers, job, room)):
-                    unwritten.append(self._compute(outcome, reading, writers))
-                    if self._is_bulky(outcome):
-                        wait(unwritten)
-                    room.leave(outcome.job)
-                    while unwritten and (len(unwritten) > _UNWRITTEN or unwritten[0].done()):
-                        done = unwritten.popleft().result()
-                        yield done
-                        if _is_fatal(done):
-                            return
-            except _Stopped:
-                pass  # what is computed is still written
-            finally:
-                room.close()
-                readers.shutdown(cancel_futures=True)
-            for writing in unwritten:
-                yield writing.result()
+        line = _Line(self, jobs)
+        try:
+            line.start()
+            for outcome in line.outcomes():
+                yield outcome
+                if _is_fatal(outcome):
+                    line.stop()
+        finally:
+            line.end()
 
-    def _submit(
-        self, readers: ThreadPoolExecutor, job: Job, room: _Room
-    ) -> tuple[Outcome, Future[Picture]]:
-        outcome = Outcome(job)
-        return outcome, readers.submit(self._read, outcome, room)
 
-    def _read(self, outcome: Outcome, room: _Room) -> Picture:
+class _Line:
+    """The threads of one run: one reads, one upscales, two write.
+
+    Pictures move from queue to queue; None marks the end of each queue.
+    """
+
+    def __init__(self, pipeline: Pipeline, jobs: Iterable[Job]) -> None:
+        self._pipeline, self._jobs = pipeline, jobs
+        self._room = Room(_PIXELS)
+        self._read: Queue[tuple[Outcome, Picture | Exception] | None] = Queue(_AHEAD)
+        self._unwritten: Queue[tuple[Outcome, Channel, OutputSpec, Timed] | None] = Queue(
+            _UNWRITTEN
+        )
+        self._done: Queue[Outcome | BaseException | None] = Queue()
+        self._stopped = Event()
+        self._said: set[str] = set()
+        self._reader = Thread(target=self._read_all, name="read", daemon=True)
+        self._computer = Thread(target=self._compute_all, name="compute", daemon=True)
+        self._writers = [
+            Thread(target=self._write_all, name="write", daemon=True) for _ in range(_WRITERS)
+        ]
+
+    def start(self) -> None:
+        """Start all threads.
+
+        Raises:
+            PipelineError: the system refuses.
+        """
+        try:
+            for thread in (*self._writers, self._reader, self._computer):
+                thread.start()
+        except RuntimeError as error:
+            for _ in self._writers:
+                self._unwritten.put(None)
+            raise PipelineError(
+                f"the system refuses to start threads ({error}); close other programs or raise the "
+                "process limit (ulimit -u)"
+            ) from error
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the outcome of each picture as it becomes known.
+
+        Raises:
+            BaseException: the error that ended the run.
+        """
+        writing, failure = len(self._writers), None
+        while writing:
+            found = self._done.get()
+            if found is None:
+                writing -= 1
+            elif isinstance(found, Outcome):
+                yield found
+            else:
+                failure = failure or found
+        if failure:
+            raise failure
+
+    def stop(self) -> None:
+        """Start no other picture and drop the one being upscaled."""
+        self._stopped.set()
+        self._room.close()
+
+    def end(self) -> None:
+        """Stop, and wait until nothing is being upscaled or written any more."""
+        self.stop()
+        # Do not wait for the reader: it may be waiting for a job that never arrives.
+        for thread in (self._computer, *self._writers):
+            if thread.ident is not None:
+                thread.join()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped.is_set() or self._pipeline.stop.is_set()
+
+    def _read_all(self) -> None:
+        try:
+            for job in self._jobs:
+                outcome = Outcome(job)
+                found: Picture | Exception
+                try:
+                    found = self._decoded(outcome)
+                except Exception as error:
+                    found = error
+                if not self._put((outcome, found)):
+                    return
+        except BaseException as error:  # of the jobs
+            self._done.put(error)
+        self._put(None)
+
+    def _put(self, item: tuple[Outcome, Picture | Exception] | None) -> bool:
+        """Pass on what was read; False if the run is stopping."""
+        while not self._is_stopped():
+            with suppress(Full):
+                self._read.put(item, timeout=_PATIENCE)
+                return True
+        return False
+
+    def _decoded(self, outcome: Outcome) -> Picture:
         header = images.probe(outcome.job.source)
-        room.enter(outcome.job, header.size[0] * header.size[1])
-        self._refuse_too_large(header)  # now that a large one before it has left its memory
+        self._room.enter(outcome.job, header.size[0] * header.size[1])
+        self._refuse_too_large(header)  # now that a large one before it has freed its memory
         start = time.perf_counter()
-        picture = images.read(outcome.job.source, self.salvage)
+        picture = images.read(outcome.job.source, self._pipeline.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
 
     def _refuse_too_large(self, header: Header) -> None:
-        target = self.recipe.target(header.size)
-        self.kind.check(target)
-        passes = 2 if self.recipe.alpha == "model" and header.channels in (2, 4) else 1
-        computing = passes * self.upscaler.memory(header.size)
-        memory.check(memory.needed(header, target, self.kind, computing))
+        recipe, kind = self._pipeline.recipe, self._pipeline.kind
+        target = recipe.target(header.size)
+        kind.check(target)
+        passes = 2 if recipe.alpha == "model" and header.channels in (2, 4) else 1
+        computing = passes * self._pipeline.upscaler.memory(header.size)
+        memory.check(memory.needed(header, target, kind, computing))
+
+    def _compute_all(self) -> None:
+        try:
+            while (item := self._next()) is not None:
+                outcome, picture = item
+                self._compute(outcome, picture)
+                if self._is_bulky(outcome):
+                    self._unwritten.join()
+                self._room.leave(outcome.job)
+        except _Stopped:
+            pass  # pictures that are computed are still written
+        except BaseException as error:
+            self._done.put(error)
+        finally:
+            self.stop()
+            for _ in self._writers:
+                self._unwritten.put(None)
+
+    def _next(self) -> tuple[Outcome, Picture | Exception] | None:
+        """The next picture that was read; None after the last one."""
+        while not self._is_stopped():
+            with suppress(Empty):
+                return self._read.get(timeout=_PATIENCE)
+        raise _Stopped
 
     def _is_bulky(self, outcome: Outcome) -> bool:
-        """Whether the encoder holds so much that the next picture should wait for it."""
+        """Whether the encoder holds so much memory that the next picture should wait for it."""
         height, width = outcome.output_size or (0, 0)
-        return self.kind.held * height * width > _BULKY
+        return self._pipeline.kind.held * height * width > _BULKY
 
-    def _compute(
-        self, outcome: Outcome, reading: Future[Picture], writers: ThreadPoolExecutor
-    ) -> Future[Outcome]:
-        """Upscale one picture; the future gives its outcome."""
-        if self.stop.is_set():
-            raise _Stopped
+    def _compute(self, outcome: Outcome, picture: Picture | Exception) -> None:
+        """Upscale one picture and pass it to a writer, or report why that failed."""
         try:
-            picture = reading.result()
+            if isinstance(picture, Exception):
+                raise picture
+            upscaler, size = self._pipeline.upscaler, picture.pixels.shape[:2]
+            layout = upscaler.layout(size)
             while True:
                 try:
-                    return self._attempt(outcome, picture, writers)
+                    return self._attempt(outcome, picture, layout)
                 except MemoryError:
-                    self.say(self.upscaler.shrink())
+                    before, layout = layout, upscaler.lighter(size, layout)
+                    self._say(f"memory has run out with {before}; going on with {layout}")
         except (ImageError, UpscaleError, MemoryError, cv2.error) as error:
-            return _failed(outcome, error)
+            outcome.error = str(error) or "not enough memory; crop or split it"
+            outcome.cause = error
+            self._done.put(outcome)
 
-    def _attempt(
-        self, outcome: Outcome, picture: Picture, writers: ThreadPoolExecutor
-    ) -> Future[Outcome]:
-        pixels = picture.pixels
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._pipeline.say(text)
+
+    def _attempt(self, outcome: Outcome, picture: Picture, layout: TileLayout) -> None:
+        pixels, pipeline = picture.pixels, self._pipeline
         outcome.input_size = pixels.shape[:2]
-        outcome.output_size = self.recipe.target(outcome.input_size)
-        layout, lost = self.kind.adapt(
+        outcome.output_size = pipeline.recipe.target(outcome.input_size)
+        spec, lost = pipeline.kind.adapt(
             OutputSpec(
                 outcome.output_size,
                 pixels.shape[2],
                 pixels.dtype,
                 picture.metadata,
-                self.quality,
+                pipeline.quality,
                 opaque=bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all()),
             )
         )
         outcome.lost = [*picture.lost, *lost]
-        bands = _Timed(
-            self.recipe.bands(
-                self.upscaler,
-                picture,
-                layout.channels,
-                layout.dtype,
-                lambda done, total: self._progress(outcome.job, done, total),
-            )
+
+        def progress(done: int, total: int) -> None:
+            if self._is_stopped():
+                raise _Stopped
+            pipeline.progress(outcome.job, done, total)
+
+        recipe = pipeline.recipe
+        bands = Timed(
+            recipe.bands(pipeline.upscaler, picture, spec.channels, spec.dtype, progress, layout)
         )
-        channel = _Channel()
-        writing = writers.submit(self._write, outcome, channel, layout)
+        channel = Channel()
+        self._unwritten.put((outcome, channel, spec, bands))
         channel.send(bands)
-        outcome.seconds["compute"] = bands.seconds
-        return writing
 
-    def _progress(self, job: Job, done: int, total: int) -> None:
-        if self.stop.is_set():
-            raise _Stopped
-        self.progress(job, done, total)
+    def _write_all(self) -> None:
+        while (item := self._unwritten.get()) is not None:
+            try:
+                if outcome := self._write(*item):
+                    self._done.put(outcome)
+            except BaseException as error:
+                self._done.put(error)
+                self.stop()
+            finally:
+                self._unwritten.task_done()
+        self._done.put(None)
 
-    def _write(self, outcome: Outcome, channel: _Channel, layout: OutputSpec) -> Outcome:
-        bands, start = _Timed(channel), time.perf_counter()
+    def _write(
+        self, outcome: Outcome, channel: Channel, spec: OutputSpec, computing: Timed
+    ) -> Outcome | None:
+        """Write a picture; returns its outcome, or None if it was dropped."""
+        bands, start = Timed(channel), time.perf_counter()
+        target = outcome.job.target
         try:
-            outcome.sha256 = formats.write(outcome.job.target, self.kind, bands, layout)
-        except _Dropped:
-            return outcome
+            outcome.sha256 = formats.write(target, self._pipeline.kind, bands, spec)
+        except Dropped:
+            return None
         except (*DAMAGE, MemoryError, zlib.error) as error:
             reason = str(error) or "not enough memory"
-            outcome.error, outcome.cause = f"cannot write {outcome.job.target}: {reason}", error
+            outcome.error, outcome.cause = f"cannot write {target}: {reason}", error
         finally:
             channel.drain()
+        outcome.seconds["compute"] = computing.seconds
         outcome.seconds["encode"] = time.perf_counter() - start - bands.seconds
         return outcome
-
-
-def _ahead(
-    jobs: Iterable[Job], submit: Callable[[Job], tuple[Outcome, Future[Picture]]]
-) -> Iterator[tuple[Outcome, Future[Picture]]]:
-    """Submit all jobs, some before their turn comes."""
-    waiting: deque[tuple[Outcome, Future[Picture]]] = deque()
-    for job in jobs:
-        waiting.append(submit(job))
-        if len(waiting) > _AHEAD:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _failed(outcome: Outcome, error: Exception) -> Future[Outcome]:
-    outcome.error, outcome.cause = str(error) or "not enough memory; crop or split it", error
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return future
 
 
 def _is_fatal(outcome: Outcome) -> bool:
@@ -248,95 +355,4 @@ def _is_fatal(outcome: Outcome) -> bool:
 
 
 class _Stopped(Exception):
-    """The run is to end."""
-
-
-class _Dropped(Exception):
-    """The rest of a picture will not come."""
-
-
-class _Channel:
-    """Carries the bands of one picture from the computing to the writing thread."""
-
-    def __init__(self) -> None:
-        self._queue: Queue = Queue(maxsize=8)
-        self._unwanted = Event()
-        self._ended = False
-
-    def send(self, bands: Iterable[np.ndarray]) -> None:
-        """Send a whole picture, or, on an error, tell the other side to drop it."""
-        last = _DROP
-        try:
-            for band in bands:
-                if self._unwanted.is_set():
-                    return
-                self._queue.put(band)
-            last = _END
-        finally:
-            self._queue.put(last)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        while (band := self._queue.get()) is not _END:
-            if band is _DROP:
-                self._ended = True
-                raise _Dropped
-            yield band
-        self._ended = True
-
-    def drain(self) -> None:
-        """Let the sender go on, whatever it still has to send."""
-        self._unwanted.set()
-        while not self._ended:
-            self._ended = self._queue.get() in (_END, _DROP)
-
-
-class _Timed:
-    """Iterates over something and measures how long that takes."""
-
-    def __init__(self, inner: Iterable[np.ndarray]) -> None:
-        self._inner = iter(inner)
-        self.seconds = 0.0
-
-    def __iter__(self) -> _Timed:
-        return self
-
-    def __next__(self) -> np.ndarray:
-        start = time.perf_counter()
-        try:
-            return next(self._inner)
-        finally:
-            self.seconds += time.perf_counter() - start
-
-
-class _Room:
-    """Bounds the memory of the pictures that are decoded and not yet upscaled."""
-
-    def __init__(self, pixels: int) -> None:
-        self._limit = pixels
-        self._inside: dict[Job, int] = {}
-        self._changed = Condition()
-        self._closed = False
-
-    def enter(self, job: Job, pixels: int) -> None:
-        """Wait until there is room for this many pixels, or nobody else inside."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._closed
-                    or not self._inside
-                    or sum(self._inside.values()) + pixels <= self._limit
-                )
-            )
-            self._inside[job] = pixels
-
-    def leave(self, job: Job) -> None:
-        """Make room."""
-        with self._changed:
-            self._inside.pop(job, None)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let everyone in."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    """The run is stopping."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from lpnsr.runtime.pictures import alpha
 from lpnsr.runtime.pictures.images import Picture
+from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.tiles.rows import Rows, downscale, quantize
 from lpnsr.runtime.upscaler import Progress, Upscaler
 
@@ -17,15 +19,15 @@ ALPHA = ("bicubic", "model")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to every picture of a run.
+    """What to do with every picture of a run.
 
     Attributes:
         seed: of the noise, 0 to 2**64 - 1.
         deterministic: use only the mean of the predicted noise.
         color_fix: take the large-scale colors from the input.
-        alpha: what enlarges transparency, one of `ALPHA`.
+        alpha: how transparency is enlarged, one of `ALPHA`.
         scale: factor between the sides of input and output, at most the model's.
-        max_side: most pixels of the output's longer side, None for any number.
+        max_side: most pixels of the output's longer side; None for no limit.
         width: most pixels of a row.
         height: most rows.
     """
@@ -52,16 +54,18 @@ class Recipe:
         channels: int,
         dtype: np.dtype,
         progress: Progress | None = None,
+        layout: TileLayout | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscale a picture.
 
         Args:
             upscaler: the model.
             picture: the input.
-            channels: of the output: as many as the input has, or without its alpha; then it is
-                laid on white.
+            channels: of the output: those of the input, or without its alpha, which is then
+                composed with white.
             dtype: of the output, uint8 or uint16.
             progress: see `Upscaler.upscale`.
+            layout: see `Upscaler.bands`.
 
         Yields:
             (n, W, channels) of `dtype`; the bands together are the output, top to bottom.
@@ -69,10 +73,11 @@ class Recipe:
         pixels = picture.pixels
         size, scale = pixels.shape[:2], upscaler.bundle.manifest.scale
         full, target = (size[0] * scale, size[1] * scale), self.target(size)
+        model = partial(self._model, upscaler, layout or upscaler.layout(size))
         if pixels.shape[2] == channels == 3 and target == full:
-            yield from self._model(upscaler, pixels, progress, dtype)
+            yield from model(pixels, progress, dtype)
             return
-        bands = self._channels(upscaler, pixels, progress)
+        bands = self._channels(model, pixels, scale, progress)
         if channels < pixels.shape[2]:
             bands = (_on_white(band) for band in bands)
         if target != full:
@@ -81,21 +86,25 @@ class Recipe:
             yield quantize(band, dtype)
 
     def _channels(
-        self, upscaler: Upscaler, pixels: np.ndarray, progress: Progress | None
+        self,
+        model: Callable[..., Iterator[np.ndarray]],
+        pixels: np.ndarray,
+        scale: int,
+        progress: Progress | None,
     ) -> Iterator[np.ndarray]:
         """The picture at the model's scale, float32 (n, scale·W, C) in [-1, 1]."""
         colors, opacity = pixels, None
         if pixels.shape[2] in (2, 4):
             colors, opacity = pixels[..., :-1], pixels[..., -1]
             colors = alpha.fill_hidden(colors, opacity)
-        bands = self._model(upscaler, colors, progress)
+        bands = model(colors, progress)
         if opacity is None:
             yield from bands
             return
         if self.alpha == "model":
-            large = Rows(self._model(upscaler, opacity[..., None]))
+            large = Rows(model(opacity[..., None]))
         else:
-            large = Rows(alpha.bicubic(opacity, upscaler.bundle.manifest.scale))
+            large = Rows(alpha.bicubic(opacity, scale))
         top = 0
         for band in bands:
             plane = np.clip(large.take(top, top + len(band)), -1.0, 1.0)
@@ -105,6 +114,7 @@ class Recipe:
     def _model(
         self,
         upscaler: Upscaler,
+        layout: TileLayout,
         planes: np.ndarray,
         progress: Progress | None = None,
         dtype: np.dtype | type = np.float32,
@@ -118,6 +128,7 @@ class Recipe:
             color_fix=self.color_fix,
             dtype=dtype,
             progress=progress,
+            layout=layout,
         ):
             yield band.mean(axis=2, keepdims=True) if grey else band
 

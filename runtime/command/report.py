@@ -1,4 +1,4 @@
-"""The account of a run that a program can read."""
+"""A machine-readable report of a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def write(
     skipped: Sequence[Job],
     unread: Mapping[Path, str],
 ) -> None:
-    """Write the account as JSON.
+    """Write the report as JSON.
 
     Args:
         path: the file, replaced if it exists.
-        run: what holds for every picture: seed, model, backend.
-        outcomes: what became of each picture.
-        skipped: pictures whose output existed.
+        run: what applies to every picture: seed, model, backend.
+        outcomes: the outcome of each picture.
+        skipped: pictures whose output already existed.
         unread: pictures of kinds that are not read, and why not.
 
     Raises:
@@ -45,8 +45,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         return files | {"error": outcome.error}
     return files | {
-        "input_size": list(outcome.input_size),
-        "output_size": list(outcome.output_size),
+        "input_size": outcome.input_size,
+        "output_size": outcome.output_size,
         "lost": outcome.lost,
         "seconds": {stage: round(spent, 4) for stage, spent in outcome.seconds.items()},
         "sha256": outcome.sha256,

@@ -174,7 +174,7 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
         filtered[0, 1:] = samples[0] - above
         filtered[1:, 1:] = samples[1:] - samples[:-1]
         above = samples[-1]
-        if packed := packer.compress(filtered):
+        if packed := packer.compress(filtered.data):
             chunk(b"IDAT", packed)
     chunk(b"IDAT", packer.flush())
     chunk(b"IEND", b"")
@@ -216,7 +216,7 @@ def _write_tiles(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> Tags:
         margin = ((0, rows - len(band)), (0, padding), (0, 0))
         samples = np.pad(band, margin, mode="edge")
         samples[:, 1:] -= samples[:, :-1].copy()
-        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")), _LEVEL)
+        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")).tobytes(), _LEVEL)
         offsets.append(stream.tell())
         counts.append(len(packed))
         stream.write(packed)
@@ -301,9 +301,45 @@ def _whole(bands: Bands, layout: OutputSpec) -> Image.Image:
 
 
 FORMATS = {
-    "png": Format((".png",), True, True, True, 2**31, 0, 2**31 - 1, _write_png),
-    "jpeg": Format((".jpg", ".jpeg"), False, False, True, 65504, 4, 65500, _write_jpeg),
-    "webp": Format((".webp",), False, True, False, 2**31, 40, 16383, _write_webp),
-    "tiff": Format((".tif", ".tiff"), True, True, True, 2**31, 0, 2**31 - 1, _write_tiff),
+    "png": Format(
+        (".png",),
+        deep=True,
+        alpha=True,
+        grey=True,
+        tags=2**31,
+        held=0,
+        side=2**31 - 1,
+        write=_write_png,
+    ),
+    "jpeg": Format(
+        (".jpg", ".jpeg"),
+        deep=False,
+        alpha=False,
+        grey=True,
+        tags=65504,
+        held=4,
+        side=65500,
+        write=_write_jpeg,
+    ),
+    "webp": Format(
+        (".webp",),
+        deep=False,
+        alpha=True,
+        grey=False,
+        tags=2**31,
+        held=40,
+        side=16383,
+        write=_write_webp,
+    ),
+    "tiff": Format(
+        (".tif", ".tiff"),
+        deep=True,
+        alpha=True,
+        grey=True,
+        tags=2**31,
+        held=0,
+        side=2**31 - 1,
+        write=_write_tiff,
+    ),
 }
 """Name -> format."""

@@ -1,1 +1,1 @@
-"""Cutting pictures into tiles and joining what was made of them."""
+"""Cutting pictures into tiles and joining the upscaled tiles."""

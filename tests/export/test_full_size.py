@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import onnxruntime
 import pytest
 
 from lpnsr.runtime.bundle import Bundle
+
+pytestmark = pytest.mark.slow
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 COMMAND = (sys.executable, "-c", "from lpnsr.export.cli import main; raise SystemExit(main())")
@@ -37,18 +38,16 @@ NODES = {
     "decoder": 231,
 }
 SLACK = 1.03
-SECONDS, MEMORY, SIZE = 240, 12e9, 1.35e9
+MEMORY, SIZE = 12e9, 1.35e9
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished `lpnsr-export`: where the bundle is, and what it took."""
+    """A finished `lpnsr-export`: where the bundle is, and the memory it took in bytes."""
 
     bundle: Path
     code: int
     printed: str
-    seconds: float
-    processor_seconds: float
     memory: int
 
 
@@ -63,7 +62,6 @@ def export(official_weights, tmp_path_factory):
 
 def run_export(weights, bundle, printed):
     with printed.open("w") as stream:
-        start = time.monotonic()
         process = subprocess.Popen(
             [*COMMAND, "--weights", weights, "-o", bundle], stdout=stream, stderr=subprocess.STDOUT
         )
@@ -74,16 +72,8 @@ def run_export(weights, bundle, printed):
             process.kill()
             process.wait()
             raise
-        seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Export(
-        bundle,
-        process.returncode,
-        printed.read_text(),
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024,
-    )
+    return Export(bundle, process.returncode, printed.read_text(), usage.ru_maxrss * 1024)
 
 
 @pytest.fixture(scope="session")
@@ -93,31 +83,27 @@ def graph_file(export):
     return bundle.graph_path(bundle.manifest.graphs[0])
 
 
-def test_cost(export, graph_file, capsys):
+def test_memory_and_disk(export, graph_file):
     size = sum(file.stat().st_size for file in export.bundle.iterdir())
-    with capsys.disabled():
-        print(
-            f"\nfull-size export: {export.seconds:.0f} s ({export.processor_seconds:.0f} s of "
-            f"processor time), {export.memory / 1e9:.1f} GB of memory, {size / 1e9:.2f} GB on disk"
-        )
+    print(f"{export.memory / 1e9:.1f} GB of memory, {size / 1e9:.2f} GB on disk")
     assert export.memory < MEMORY
     assert size <= SIZE
-    # Where others compute too, what the process itself needed counts.
-    assert min(export.seconds, export.processor_seconds) < SECONDS
 
 
 def test_what_it_prints(export, graph_file):
     lines = export.printed.splitlines()
     assert lines[0].startswith(f"{export.bundle}: ") and lines[0].endswith(" MB")
-    assert lines[1].startswith(f"  {graph_file.name} in f32: x0_relative_l2 ")
-    assert lines[2].startswith((f"  {graph_file.name} in bf16: x0_relative_l2 ", "  bf16: not "))
+    assert lines[1].startswith(f"  {graph_file.name} in fp32: ")
+    assert lines[2].startswith((f"  {graph_file.name} in bf16: ", "  bf16: not "))
     assert len(lines) == 3, "nothing else, no warnings of the exporter"
 
 
-def test_it_is_accurate_in_bf16(export):
+def test_bf16_is_for_auto_only_if_the_whole_picture_keeps(export):
     """On a processor that computes in it; elsewhere it is not measured."""
     (graph,) = Bundle.open(export.bundle).manifest.graphs
-    assert graph.precisions == tuple(graph.parity)
+    found = graph.parity.get("bf16", {"sr_psnr": 0, "sr_near_share": 0})
+    keeps = found["sr_psnr"] >= 40 and found["sr_near_share"] >= 0.95
+    assert graph.precisions == (("fp32", "bf16") if keeps else ("fp32",))
 
 
 def test_node_counts(graph_file):

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from selection import slow_but
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lpnsr.export import pack
@@ -18,38 +19,28 @@ from lpnsr.export.check.emulate import emulate
 from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import ParityError, check_narrow, random_input
 from lpnsr.export.graph import trace
-from lpnsr.export.graph.precision import MixedPrecision, assign
-from lpnsr.export.graph.trace import stages_of
+from lpnsr.export.graph.precision import DTYPES, MixedPrecision, assign
 from lpnsr.models.presets import Tolerance, get_preset
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
 
 from .conftest import SMALL
 
-TYPES = {"fp16": {"float16"}, "bf16": {"bfloat16"}, "mixed": {"float16", "bfloat16"}}
+ELEMENTS = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+}
+TYPES = {"fp16": {"fp16"}, "bf16": {"bf16"}, "mixed": {"fp16", "bf16"}}
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 ISLANDS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "Softmax", "ArgMin"}
 PRODUCTS = {"Conv", "MatMul", "Gemm"}
 
 
-@pytest.fixture(scope="module")
-def bundles(micro, micro_traces, tmp_path_factory):
-    """Exports of the micro model, by precision."""
-    folder = tmp_path_factory.mktemp("precision")
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: micro_traces(*shape))
-        return {
-            precision: pack.pack(
-                micro.chain, micro.preset, [SMALL], folder / precision, precision=precision
-            )
-            for precision in ("fp32", *TYPES)
-        }
-
-
-@pytest.fixture(params=TYPES)
-def narrow(request, bundles):
+@pytest.fixture(params=slow_but(["fp16", "mixed"], list(TYPES)))
+def narrow(request, micro_bundles):
     """A precision and a bundle in it."""
-    return request.param, bundles[request.param]
+    return request.param, micro_bundles[request.param]
 
 
 def load(bundle):
@@ -67,11 +58,11 @@ def kinds(model):
 def test_every_stage_has_its_type(narrow):
     precision, bundle = narrow
     types = dict(bundle.manifest.precision)
-    assert types.pop("quantizer") == "float32"
+    assert types.pop("quantizer") == "fp32"
     assert set(types.values()) == TYPES[precision]
-    assert (types["pre_upsampler"] == "bfloat16") == (precision != "fp16")
+    assert (types["pre_upsampler"] == "bf16") == (precision != "fp16")
     (graph,) = bundle.manifest.graphs
-    assert list(graph.parity) == [precision] and graph.precisions == ("f32",)
+    assert list(graph.parity) == [precision] and graph.precisions == ("fp32",)
     assert list(graph.stage_parity) == list(bundle.manifest.precision)
 
 
@@ -94,7 +85,7 @@ def test_products_are_narrow_and_islands_are_not(narrow):
         inputs = {types[name] for name in node.input if name} - {TensorProto.INT64}
         stage = node.name.rpartition("/")[0].rpartition("_")[0]
         if node.op_type in PRODUCTS and stage not in ("quantizer", ""):
-            wanted = getattr(TensorProto, bundle.manifest.precision[stage].upper())
+            wanted = ELEMENTS[bundle.manifest.precision[stage]]
             assert inputs == {wanted}, node.name
         if node.op_type in ISLANDS or node.name.startswith(("chain/", "quantizer")):
             assert inputs <= {TensorProto.FLOAT}, node.name
@@ -104,7 +95,7 @@ def test_products_are_narrow_and_islands_are_not(narrow):
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def test_weights_are_stored_once_in_half_the_space(narrow, bundles):
+def test_weights_are_stored_once_in_half_the_space(narrow, micro_bundles):
     """All but what is in float32: window tables and the constants of norms and codes."""
     _, bundle = narrow
     stored = [i for i in load(bundle).graph.initializer if i.data_type in NARROW]
@@ -112,7 +103,7 @@ def test_weights_are_stored_once_in_half_the_space(narrow, bundles):
     assert len(kernels) > 30 and set(kernels.values()) == {1}
     size, before = (
         sum(len(i.raw_data) for i in load(b).graph.initializer if len(i.dims) in (2, 4))
-        for b in (bundle, bundles["fp32"])
+        for b in (bundle, micro_bundles["fp32"])
     )
     assert size < 0.75 * before
 
@@ -121,12 +112,12 @@ def test_figures_are_those_of_the_type(narrow):
     """Better than the limits, and worse than float32 could ever be."""
     precision, bundle = narrow
     (graph,) = bundle.manifest.graphs
-    for stage, dtype in bundle.manifest.precision.items():
-        low, high = {"float16": (55, 100), "bfloat16": (40, 80), "float32": (100, 200)}[dtype]
+    for stage, computed in bundle.manifest.precision.items():
+        low, high = {"fp16": (55, 100), "bf16": (40, 80), "fp32": (100, 200)}[computed]
         figures = graph.stage_parity[stage]
         assert low < figures["psnr"] <= high, stage
         assert figures["mean"] <= figures["worst"]
-        considered = precision in ("fp16", "mixed") and dtype == "float16"
+        considered = precision in ("fp16", "mixed") and computed == "fp16"
         assert ("largest" in figures) == considered
     assert graph.parity[precision]["decoder_psnr"] == graph.stage_parity["decoder"]["psnr"]
 
@@ -137,14 +128,14 @@ def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narr
     model = ir.load(bundle.graph_path(bundle.manifest.graphs[0]))
     values = random_input(micro.preset, *SMALL, seed=5)
     lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
-    call = next(c for c in calls.record(micro.chain, micro.preset, lr, noise))
-    assert call.stage == "pre_upsampler"
-    dtype = getattr(torch, bundle.manifest.precision[call.stage])
+    call = next(c for c in calls.record(micro.chain, lr, noise))
+    assert call.stage.name == "pre_upsampler"
+    dtype = getattr(torch, DTYPES[bundle.manifest.precision[call.stage.name]])
     with torch.no_grad(), MixedPrecision(dtype):
-        expected = call.function(*call.inputs).float().numpy()
-    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["pre_upsampler_1"]), ir_version=10)
-    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["pre_upsampler_1"]
-    precise = call.output.numpy()
+        expected = call.function(*call.arguments)[0].float().numpy()
+    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["picture"]), ir_version=10)
+    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["picture"]
+    precise = call.outputs[0].numpy()
     distance = np.abs(expected - precise).mean()
     assert 0.8 < np.abs(found - precise).mean() / distance < 1.25
     assert np.abs(found - expected).mean() < 0.9 * distance
@@ -193,7 +184,7 @@ def test_what_float16_cannot_hold_is_refused(micro, tmp_path, stage):
         pack.pack(chain, micro.preset, [SMALL], tmp_path / "bundle", precision="fp16")
     assert list(tmp_path.iterdir()) == []
     types, largest = ranges.settle(chain, micro.preset, "mixed", (16, 16))
-    found = [name for name, dtype in types.items() if dtype == "bfloat16"]
+    found = [name for name, precision in types.items() if precision == "bf16"]
     assert {"pre_upsampler", stage} <= set(found)
     assert largest[stage] > ranges.LIMIT
     assert ranges.settle(chain, micro.preset, "bf16", (16, 16))[1] == {}
@@ -207,48 +198,49 @@ def test_stages_that_decide_or_only_move_values_stay_float32():
         "lpnsr-tiny": {"encoder", "decoder"},
     }.items():
         preset = get_preset(name)
-        types = assign(preset, stages_of(preset), "fp16")
-        assert {stage for stage, dtype in types.items() if dtype == "float32"} == fixed
-        assert set(assign(preset, stages_of(preset), "fp32").values()) == {"float32"}
+        types = assign(preset, "fp16")
+        assert {stage for stage, precision in types.items() if precision == "fp32"} == fixed
+        assert set(assign(preset, "fp32").values()) == {"fp32"}
 
 
 @pytest.mark.parametrize(
     ("types", "figures", "complaint"),
     [
-        ({"decoder": "float16"}, {"x0_relative_l2": 5.1e-3}, "x_0 in float16 .* more than 5.0e-03"),
-        ({"decoder": "bfloat16"}, {"x0_relative_l2": 3.1e-2}, "x_0 in bfloat16"),
-        ({"decoder": "float16"}, {"x0_relative_l2": float("nan")}, "is nan"),
-        ({"decoder": "float16"}, {"decoder_psnr": 59.9}, "decoder on equal codes in float16"),
-        ({"decoder": "bfloat16"}, {"decoder_psnr": 44.9}, "less than 45.0 dB"),
-        ({"a": "bfloat16", "decoder": "float16"}, {"decoder_psnr": 59.9}, "less than 60.0 dB"),
-        ({"a": "bfloat16", "decoder": "float32"}, {"sr_psnr": 44.9}, "the picture in bfloat16"),
-        ({"decoder": "float16"}, {"category_share": 0.5}, "categories"),
+        ({"decoder": "fp16"}, {"x0_relative_l2": 5.1e-3}, "x_0 in fp16 .* more than 5.0e-03"),
+        ({"decoder": "bf16"}, {"x0_relative_l2": 3.1e-2}, "x_0 in bf16"),
+        ({"decoder": "fp16"}, {"x0_relative_l2": float("nan")}, "is nan"),
+        ({"decoder": "fp16"}, {"decoder_psnr": 59.9}, "decoder on equal codes in fp16"),
+        ({"decoder": "bf16"}, {"decoder_psnr": 44.9}, "less than 45.0 dB"),
+        ({"a": "bf16", "decoder": "fp16"}, {"decoder_psnr": 59.9}, "less than 60.0 dB"),
+        ({"a": "bf16", "decoder": "fp32"}, {"sr_psnr": 44.9}, "the picture in bf16"),
+        ({"decoder": "fp16"}, {"category_share": 0.5}, "categories"),
     ],
 )
 def test_figures_out_of_tolerance(types, figures, complaint):
     good = {"x0_relative_l2": 4e-3, "sr_psnr": 61.0}
-    if types["decoder"] != "float32":
+    if types["decoder"] != "fp32":
         good["decoder_psnr"] = 61.0
     check_narrow(good, types, Tolerance())
     with pytest.raises(ParityError, match=complaint):
         check_narrow({**good, **figures}, types, Tolerance())
 
 
-def test_onnx_runtime_runs_float16_and_says_what_runs_bfloat16(micro, bundles):
+@pytest.mark.parametrize("other", slow_but(["mixed"], ["bf16", "mixed"]))
+def test_onnx_runtime_runs_fp16_and_says_what_runs_bf16(micro, micro_bundles, other):
     values = random_input(micro.preset, *SMALL, seed=7)
-    backend, _ = backends.create("onnxruntime")
     pictures = {}
     for precision in ("fp32", "fp16"):
-        backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
-        pictures[precision] = backend.run(values["lr"], values["noise"])
+        bundle = micro_bundles[precision]
+        backend, _ = backends.create("onnxruntime", bundle=bundle)
+        session = backend.load(bundle, bundle.manifest.graphs[0])
+        pictures[precision] = session.run(values["lr"], values["noise"])
     # Near-ties among the codes fall differently.
     assert 0 < np.abs(pictures["fp16"] - pictures["fp32"]).mean() < 0.05
-    for precision in ("bf16", "mixed"):
-        with pytest.raises(BackendError, match="--backend openvino, or export"):
-            backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
+    with pytest.raises(BackendError, match="--backend openvino, or export"):
+        backends.create("onnxruntime", bundle=micro_bundles[other])
 
 
 def test_labels():
-    assert parity.label({"a": "float32"}) == "f32"
-    assert parity.label({"a": "float32", "b": "float16"}) == "fp16"
-    assert parity.label({"a": "bfloat16", "b": "float16"}) == "mixed"
+    assert parity.label({"a": "fp32"}) == "fp32"
+    assert parity.label({"a": "fp32", "b": "fp16"}) == "fp16"
+    assert parity.label({"a": "bf16", "b": "fp16"}) == "mixed"

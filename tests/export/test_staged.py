@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -43,15 +44,14 @@ def run(bundle, graph=0, seed=3):
     lr = rng.uniform(-1, 1, (graph.batch, 3, *graph.tile)).astype(np.float32)
     shape = (manifest.draws, graph.batch, manifest.latent_channels, *graph.tile)
     backend, _ = backends.create("onnxruntime")
-    backend.load(bundle, graph)
-    return backend.run(lr, rng.standard_normal(shape, np.float32))
+    session = backend.load(bundle, graph)
+    return session.run(lr, rng.standard_normal(shape, np.float32))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"noise": ["gaussian"]}, {"noise": ["zero"]}, {"steps": 1}],
-    ids=["predicted", "gaussian", "zero", "one step"],
-)
+VARIANTS = [{}, {"noise": ["gaussian"]}, {"noise": ["zero"]}, {"steps": 1}]
+
+
+@pytest.mark.parametrize("options", slow_but([VARIANTS[0], VARIANTS[2]], VARIANTS), ids=str)
 def test_staged_and_unrolled_agree(micro, quick_pack, assert_share, options):
     preset = vary(micro.preset, **options)
     unrolled, staged = (quick_pack(preset, topology) for topology in ("unrolled", "staged"))
@@ -66,13 +66,14 @@ def test_narrow_stages_are_verified_one_by_one(micro, quick_pack, precision):
     (graph,) = bundle.manifest.graphs
     assert list(graph.parity) == [precision]
     assert list(graph.stage_parity) == list(bundle.manifest.precision)
-    narrow = {stage for stage, dtype in bundle.manifest.precision.items() if dtype != "float32"}
+    narrow = {stage for stage, computed in bundle.manifest.precision.items() if computed != "fp32"}
     for stage in narrow:
         assert 40 < graph.stage_parity[stage]["psnr"] < 100
     if precision == "fp16":
         assert np.isfinite(run(bundle)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [RESSHIFT, UPSR], ids=lambda preset: preset.name)
 def test_other_families(preset, tmp_path, assert_share):
     model = random_model(preset, tmp_path)
@@ -146,6 +147,8 @@ def test_a_damaged_description_is_refused(micro, quick_pack):
 
 def test_what_runs_it(micro, quick_pack):
     bundle = quick_pack(micro.preset, "staged")
-    backend, _ = backends.create("openvino", precision="f32")
-    with pytest.raises(BackendError, match="--topology unrolled"):
-        backend.load(bundle, bundle.manifest.graphs[0])
+    with pytest.raises(BackendError, match=r"use --backend onnxruntime, .* --topology unrolled"):
+        backends.create("openvino", precision="fp32", bundle=bundle)
+    backend, why = backends.create(accurate=("fp32", "bf16"), bundle=bundle)
+    assert backend.describe().startswith("ONNX Runtime")
+    assert why == "OpenVINO runs unrolled bundles only"

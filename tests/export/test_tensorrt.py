@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from lpnsr.runtime.backends.engine_files import EngineError, find, read
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+pytest.importorskip("polygraphy", reason="the extra engines is not installed")
 
 BUILDER, GPU = "tensorrt-rtx", "sm_89"
 VERSION = trt.__version__
@@ -100,6 +102,7 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
     )
 
 
+@pytest.mark.slow
 def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
     options = ["--preset", "lpnsr-tiny", "--tile", "32", "--precision", "mixed"]
     options += ["--topology", "staged", "--engine", BUILDER, "--gpu", GPU]
@@ -107,7 +110,7 @@ def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
     assert (code, out[-1]) == (0, ABSENT)
     opened = Bundle.open(tmp_path / "bundle")
     (graph,) = opened.manifest.graphs
-    assert {"float16", "bfloat16"} < set(opened.manifest.precision.values())
+    assert {"fp16", "bf16"} < set(opened.manifest.precision.values())
     assert 0 < graph.parity["mixed"]["x0_relative_l2"] < get_preset("lpnsr-tiny").tolerance.x0_bf16
     for file in graph.files:
         found = find(opened, file, BUILDER, VERSION, GPU)
@@ -223,18 +226,31 @@ except KeyboardInterrupt:
     assert (found.stdout, found.stderr) == ("child goes on\ninterrupted\n", "")
 
 
-def test_a_graph_that_the_builder_cannot_read_is_refused(own, capfd):
-    node = helper.make_node("NoSuchOperator", ["lr"], ["sr"], name="odd")
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("lr", "sr")]
+@pytest.mark.parametrize(
+    ("operator", "rows", "reason"),
+    [
+        ("NoSuchOperator", 1, "cannot read .*{graph}: In node 0 with name: odd"),
+        ("Relu", "any", "cannot build {graph}: .*no optimization profile"),
+    ],
+)
+def test_a_graph_that_the_builder_cannot_use_is_refused(own, capfd, operator, rows, reason):
+    node = helper.make_node(operator, ["lr"], ["sr"], name="odd")
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [rows, 3]) for n in ("lr", "sr")]
     graph = own.manifest.graphs[0].file
+    opset = [helper.make_opsetid("", 17)]
     onnx.save(
-        helper.make_model(helper.make_graph([node], "odd", values[:1], values[1:])),
+        helper.make_model(
+            helper.make_graph([node], "odd", values[:1], values[1:]), opset_imports=opset
+        ),
         own.path / graph,
     )
-    wanted = building.order(BUILDER, ["sm_80"])
-    with pytest.raises(BackendError, match=rf"tensorrt-rtx cannot read .*{graph}.*in node odd"):
+    wanted, before = building.order(BUILDER, ["sm_80"]), names(own.path)
+    expected = f"{BUILDER} {reason.format(graph=re.escape(graph))}"
+    with pytest.raises(BackendError, match=expected) as raised:
         store.add_engine(own, graph, wanted, lambda phase, done: None)
+    assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+    assert names(own.path) == before
 
 
 @pytest.mark.parametrize(
@@ -251,6 +267,46 @@ def test_what_cannot_be_built_is_said_in_one_line(built, capfd, monkeypatch, opt
     code, out, err = run(capfd, "--bundle", built.path, *options)
     assert (code, out, len(err)) == (2, [], 1)
     assert re.search(reason, err[0])
+
+
+def test_without_polygraphy_nothing_is_built(own, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "polygraphy", None)
+    code, out, err = run(capfd, "--bundle", own.path, "--engine", BUILDER, "--gpu", "sm_80")
+    missing = 'polygraphy is missing; install it with: pip install "lpnsr[engines]"'
+    assert (code, out, err) == (2, [], [f"lpnsr-export: {missing}"])
+
+
+def test_a_command_without_engines_loads_none_of_their_packages(built):
+    script = """
+import sys
+from lpnsr.export.cli import main
+main(["--bundle", sys.argv[1]])
+print(*sys.modules)
+"""
+    command = [sys.executable, "-c", script, str(built.path)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "lpnsr.export.engines.building" in loaded
+    assert not {"polygraphy", "tensorrt", "tensorrt_rtx"} & set(loaded)
+
+
+def test_timings_need_a_folder(monkeypatch, tmp_path):
+    """The real TensorRT takes no timings where there is no GPU."""
+    monkeypatch.setattr(building, "present", lambda: "sm_86")
+    monkeypatch.setattr(building, "import_builder", lambda name: SimpleNamespace(__version__="11"))
+    cache = tmp_path / "timings"
+    assert building.order("tensorrt", timing_cache=cache).timing_cache == cache
+    with pytest.raises(BackendError, match=r"there is no folder for .*timings; make it"):
+        building.order("tensorrt", timing_cache=tmp_path / "none" / "timings")
+
+
+def test_polygraphy_serves_one_builder_in_a_process():
+    script = """
+from lpnsr.export.engines.building import _loaders
+_loaders("tensorrt-rtx")
+_loaders("tensorrt")
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stderr.endswith("serves another builder in this process than tensorrt\n")
 
 
 def test_without_a_gpu_one_has_to_be_named():

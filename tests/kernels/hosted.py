@@ -32,30 +32,45 @@ def _version():
 
 
 def install(monkeypatch, compiled, queue=lambda stream, work: work()):
-    """Let `PictureKernels` run on the CPU; `queue` decides when."""
+    """Let launchers run the kernels of `compiled` on the CPU; `queue` decides when.
+
+    A launch with other arguments than its kernel is declared with fails.
+    """
     import cuda.core
 
     import lpnsr.kernels.picture
 
-    class Names:
-        def __init__(self, arch, name):
-            assert name == "picture"
+    class Kernels:
+        def __init__(self, arch, source):
+            self.taken = []
 
         def __getitem__(self, name):
-            return getattr(compiled, f"launch_{name}")
+            self.taken.append(name)
+            return name
 
-    def launch(stream, config, kernel, *arguments):
+    def launch(stream, config, name, *arguments):
         values = [_value(argument) for argument in arguments]
+        given, declared = "".join(value._type_ for value in values), parameters(compiled, name)
+        assert given == declared, f"{name} takes {declared}, is launched with {given}"
 
         def work():
             pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-            kernel((ctypes.c_uint32 * 3)(*config.grid), config.block, pointers)
+            grid = (ctypes.c_uint32 * 3)(*config.grid)
+            getattr(compiled, f"launch_{name}")(grid, config.block, pointers)
 
         queue(stream, work)
 
-    monkeypatch.setattr(lpnsr.kernels.picture, "Kernels", Names)
+    for module in (lpnsr.kernels.cuda, lpnsr.kernels.picture):
+        monkeypatch.setattr(module, "Kernels", Kernels)
     monkeypatch.setattr(cuda.core, "launch", launch)
     monkeypatch.setattr(cuda.core, "LaunchConfig", SimpleNamespace)
+
+
+def parameters(compiled, name):
+    """The parameters that a kernel is declared with, each as ctypes calls its type."""
+    function = getattr(compiled, f"parameters_{name}")
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 def _value(argument):

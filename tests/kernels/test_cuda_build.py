@@ -1,6 +1,7 @@
 """What can be said of the CUDA face without a GPU."""
 
 import pytest
+from selection import slow_but
 
 from lpnsr.kernels import cuda
 from lpnsr.kernels.library import installed
@@ -15,7 +16,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("arch", cuda.ARCHITECTURES)
+@pytest.mark.parametrize("arch", slow_but(["89"], cuda.ARCHITECTURES))
 @pytest.mark.parametrize("source", NAMES)
 def test_the_sources_compile(source, arch):
     pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")

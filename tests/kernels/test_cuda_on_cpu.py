@@ -1,6 +1,5 @@
 """The CUDA source and its launcher, with the GPU's threads run one after the other on the CPU."""
 
-import ctypes
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,25 +24,9 @@ def compiled(tmp_path_factory):
 @pytest.fixture
 def run(compiled, monkeypatch):
     """`run(dtype, shape, tensors)`: the new state, the scaled one, and the kernel's name."""
-    core = pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")
-    names = []
-
-    def launch(stream, config, name, *arguments):
-        names.append(name)
-        factors, sizes, tensors = arguments[:5], arguments[5:9], arguments[9:]
-        compiled.launch(
-            getattr(compiled, name),
-            *config.grid,
-            config.block,
-            (ctypes.c_float * 5)(*factors),
-            (ctypes.c_uint32 * 4)(*sizes),
-            (ctypes.c_void_p * 10)(*tensors),
-        )
-
-    monkeypatch.setattr(core, "launch", launch)
-    monkeypatch.setattr(core, "LaunchConfig", SimpleNamespace)
-    kernel = object.__new__(cuda.ResidualShift)
-    kernel.kernels = Names()
+    pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")
+    hosted.install(monkeypatch, compiled)
+    kernel = cuda.ResidualShift(SimpleNamespace(arch="89"))
 
     def step(dtype, shape, tensors, origins=None, shift=0):
         held = {name: aligned(narrowed(tensor, dtype), shift) for name, tensor in tensors.items()}
@@ -59,16 +42,9 @@ def run(compiled, monkeypatch):
             draw=2,
             origins=0 if origins is None else origins.ctypes.data,
         )
-        return *(widened(array, dtype) for array in outputs), names[-1]
+        return *(widened(array, dtype) for array in outputs), kernel.kernels.taken[-1]
 
     return step
-
-
-class Names:
-    """Stands in for `Kernels`."""
-
-    def __getitem__(self, name):
-        return name
 
 
 def aligned(array, shift):

@@ -130,6 +130,7 @@ def test_a_deterministic_chain_stays_on_the_forward_process(steps):
         np.testing.assert_allclose(found + step.start * y, forward(etas[step.timestep]), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_auxiliary(chain, golden, lr, categories, assert_near):
     assert_near(chain.auxiliary(lr), golden["auxiliary"], NETWORK)
     assert len(categories) == 24
@@ -137,11 +138,14 @@ def test_auxiliary(chain, golden, lr, categories, assert_near):
     assert unsorted <= 24, "the recorded orders do not sort our categories"
 
 
+@pytest.mark.slow
 def test_noise_weight(chain, golden, start, assert_near):
     y, estimate = start
-    assert_near(chain.codec.decode(chain.noise_weight(estimate, y)), golden["weight"], ARITHMETIC)
+    weight = chain.noise_weight(estimate, y)
+    assert_near(chain.codec.decode(weight), golden["weight"], ARITHMETIC)
 
 
+@pytest.mark.slow
 def test_denoiser_and_update(chain, golden, start, noise, assert_near):
     y, estimate = start
     step = chain.schedule.reverse_steps()[0]
@@ -152,6 +156,7 @@ def test_denoiser_and_update(chain, golden, start, noise, assert_near):
     assert_near(found, golden["x_4"], ARITHMETIC)
 
 
+@pytest.mark.slow
 def test_chain(chain, golden, lr, noise, categories, assert_near, assert_share):
     x0 = chain.reverse(chain.encode(lr), lr, noise)
     assert_near(x0, golden["x_0"], CHAIN)

@@ -58,7 +58,7 @@ class Gpu:
         while self.random.random() < 0.5 and self.step():
             pass
 
-    def wait(self, is_done):
+    def wait_until(self, is_done):
         while not is_done():
             assert self.step(), "this waits for ever"
 
@@ -94,7 +94,7 @@ class Stream:
         self.put((event, event.asked))
 
     def sync(self):
-        self.gpu.wait(lambda: not self.queue)
+        self.gpu.wait_until(lambda: not self.queue)
 
     def create_graph_builder(self):
         return Builder(self)
@@ -105,7 +105,7 @@ class Event:
         self.gpu, self.asked, self.recorded = gpu, 0, 0
 
     def sync(self):
-        self.gpu.wait(lambda: self.recorded == self.asked)
+        self.gpu.wait_until(lambda: self.recorded == self.asked)
 
 
 class Buffer:
@@ -315,7 +315,14 @@ def install(monkeypatch, device, pictures):
     import cuda.core
     import tensorrt_rtx
 
-    monkeypatch.setattr(lpnsr.kernels.cuda, "device", lambda: device)
+    def find(index=0):
+        if index:
+            raise lpnsr.kernels.cuda.KernelError(
+                f"no NVIDIA GPU {index} can be used: none is there"
+            )
+        return device
+
+    monkeypatch.setattr(lpnsr.kernels.cuda, "device", find)
     monkeypatch.setattr(lpnsr.kernels.cuda, "ResidualShift", Kernel)
     hosted.install(monkeypatch, pictures, lambda stream, work: stream.put(work))
     monkeypatch.setattr(cuda.core, "LegacyPinnedMemoryResource", PinnedMemory)

@@ -1,5 +1,7 @@
 import re
+import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -38,8 +40,7 @@ def inputs(graph):
 def test_runs_every_graph_of_a_bundle(bundle, backend):
     opened = Bundle.open(bundle)
     for graph in opened.manifest.graphs:
-        backend.load(opened, graph)
-        sr = backend.run(*inputs(graph))
+        sr = backend.load(opened, graph).run(*inputs(graph))
         assert sr.shape == (graph.batch, 3, SCALE * graph.tile[0], SCALE * graph.tile[1])
         assert sr.dtype == np.float32
 
@@ -51,21 +52,20 @@ def test_engines_agree(bundle):
     lr, noise = (rng.uniform(-1, 1, array.shape).astype(np.float32) for array in inputs(graph))
     found = []
     for name in ENGINES:
-        engine = create(name, precision="f32")
-        engine.load(opened, graph)
-        found.append(engine.run(lr, noise))
-        np.testing.assert_array_equal(engine.run_precisely(lr, noise), found[-1])
+        session = create(name, precision="fp32").load(opened, graph)
+        found.append(session.run(lr, noise))
+        np.testing.assert_array_equal(session.run_precisely(lr, noise), found[-1])
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_a_result_is_not_overwritten_by_the_next(bundle, backend):
     opened = Bundle.open(bundle)
     graph = opened.manifest.graphs[0]
-    backend.load(opened, graph)
+    session = backend.load(opened, graph)
     lr, noise = inputs(graph)
-    first = backend.run(lr, noise)
+    first = session.run(lr, noise)
     kept = first.copy()
-    backend.run(lr + 0.5, noise)
+    session.run(lr + 0.5, noise)
     np.testing.assert_array_equal(first, kept)
 
 
@@ -73,15 +73,15 @@ def test_a_result_is_not_overwritten_by_the_next(bundle, backend):
     "name, label", [("onnxruntime", "ONNX Runtime 1"), ("openvino", "OpenVINO 20")]
 )
 def test_describes_itself(name, label):
-    described = create(name, precision="f32").describe()
+    described = create(name, precision="fp32").describe()
     assert described.startswith(label)
-    assert described.endswith("on the CPU in f32")
+    assert described.endswith("on the CPU in fp32")
 
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(BackendError, match=r"no backend abacus; choose from auto, onnxruntime"):
         create("abacus")
-    with pytest.raises(BackendError, match=r"no precision f8; it is auto, f32, bf16"):
+    with pytest.raises(BackendError, match=r"no precision f8; it is auto, fp32, bf16"):
         create(precision="f8")
 
 
@@ -104,11 +104,11 @@ def processor(monkeypatch):
 @pytest.mark.parametrize(
     "capabilities, asked, accurate, label, why",
     [
-        (["BF16"], "auto", {"f32", "bf16"}, "OpenVINO.* bf16", "computes in bf16"),
-        (["BF16"], "auto", {"f32"}, "ONNX Runtime", "not accurate in bf16"),
-        (["BF16"], "bf16", {"f32"}, "OpenVINO.* bf16", "as asked"),
-        (["BF16"], "f32", {"f32", "bf16"}, "ONNX Runtime", "bf16 is not wanted"),
-        ([], "auto", {"f32", "bf16"}, "ONNX Runtime", "does not compute in bf16"),
+        (["BF16"], "auto", {"fp32", "bf16"}, "OpenVINO.* bf16", "computes in bf16"),
+        (["BF16"], "auto", {"fp32"}, "ONNX Runtime", "not accurate in bf16"),
+        (["BF16"], "bf16", {"fp32"}, "OpenVINO.* bf16", "as asked"),
+        (["BF16"], "fp32", {"fp32", "bf16"}, "ONNX Runtime", "bf16 is not wanted"),
+        ([], "auto", {"fp32", "bf16"}, "ONNX Runtime", "does not compute in bf16"),
     ],
 )
 def test_auto_is_the_fastest_accurate_engine(processor, capabilities, asked, accurate, label, why):
@@ -116,6 +116,18 @@ def test_auto_is_the_fastest_accurate_engine(processor, capabilities, asked, acc
     engine, reason = backends.create("auto", None, asked, accurate)
     assert re.match(label, engine.describe())
     assert why in reason
+
+
+def test_what_bf16_would_cost_is_said(bundle):
+    opened = Bundle.open(bundle)
+    fine, worse = {"sr_psnr": 39.6, "sr_near_share": 0.94}, {"sr_psnr": 31.2, "sr_near_share": 0.4}
+    parities = ({"bf16": fine}, {"bf16": worse}, {})
+    graphs = [replace(opened.manifest.graphs[0], parity=parity) for parity in parities]
+    _, why = backends.create("auto", bundle=opened, graphs=graphs)
+    told = "(31 dB from fp32, 40% of values within 2/255; --precision bf16 takes it all the same)"
+    assert told in why
+    _, why = backends.create("auto", bundle=opened, graphs=graphs[2:])
+    assert "dB" not in why
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,44 @@ def test_auto_takes_what_is_installed(monkeypatch, missing, label):
     engine, why = backends.create()
     assert engine.describe().startswith(label)
     assert why == "no other engine is installed"
+
+
+def test_openvino_is_not_loaded_to_ask_what_is_known():
+    """Where bf16 is not wanted or not accurate, it does not matter what the processor has."""
+    script = """
+import sys
+from lpnsr.runtime import backends
+for options in ({}, {"precision": "fp32", "accurate": ("fp32", "bf16")}):
+    backend, why = backends.create("auto", **options)
+    print(backend.describe(), "|", why)
+assert "openvino" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert re.findall(r"in fp32; (.+)", run.stdout) == [
+        "this model is not accurate in bf16",
+        "bf16 is not wanted",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        ("onnxruntime", "cuda:1", "ONNX Runtime has no device cuda:1; it runs on cpu"),
+        ("tensorrt", "cpu", "TensorRT has no device cpu; it runs on cuda"),
+        ("auto", "gpu", "there is no device gpu; it is cpu, cuda, or cuda:1"),
+        ("auto", "cuda:٣", "there is no device cuda:٣"),
+        ("auto", "cuda", "the bundle cannot be run on a GPU: it holds no engine"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(bundle, name, device, message):
+    with pytest.raises(BackendError, match=message) as raised:
+        create(name, bundle=Bundle.open(bundle), device=device)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cpu_can_be_asked_for(bundle):
+    backend, why = backends.create(bundle=Bundle.open(bundle), device="cpu")
+    assert "on the CPU" in backend.describe() and "not " not in why.split(";")[0]
 
 
 def test_bf16_is_refused_where_nothing_computes_in_it(processor):
@@ -168,10 +218,10 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(own_bundle, chang
 
 def test_a_failing_run_is_a_backend_error(bundle, backend):
     opened = Bundle.open(bundle)
-    backend.load(opened, opened.manifest.graphs[0])
+    session = backend.load(opened, opened.manifest.graphs[0])
     lr, noise = inputs(opened.manifest.graphs[0])
     with pytest.raises(BackendError, match=r"(ONNX Runtime|OpenVINO) fails: .+"):
-        backend.run(lr[:, :2], noise)
+        session.run(lr[:, :2], noise)
 
 
 def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_path):
@@ -179,12 +229,11 @@ def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_pa
     graph = opened.manifest.graphs[0]
 
     def run():
-        engine = create("openvino", precision="f32")
-        engine.load(opened, graph)
-        return engine.run(*inputs(graph))
+        engine = create("openvino", precision="fp32")
+        return engine.load(opened, graph).run(*inputs(graph))
 
     expected = run()
-    (kept,) = (tmp_path / "cache" / "lpnsr").glob("*.blob")
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").glob("*.blob")
     np.testing.assert_array_equal(run(), expected)
     for content in (b"", b"no blob", kept.read_bytes()[: kept.stat().st_size // 2]):
         kept.write_bytes(content)
@@ -195,9 +244,9 @@ def test_a_cache_that_cannot_be_written_does_no_harm(bundle, tmp_path, monkeypat
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     opened = Bundle.open(bundle)
-    engine = create("openvino", precision="f32")
-    engine.load(opened, opened.manifest.graphs[0])
-    assert np.isfinite(engine.run(*inputs(opened.manifest.graphs[0]))).all()
+    engine = create("openvino", precision="fp32")
+    session = engine.load(opened, opened.manifest.graphs[0])
+    assert np.isfinite(session.run(*inputs(opened.manifest.graphs[0]))).all()
 
 
 def test_exhausted_memory_is_a_memory_error(own_bundle, backend):
@@ -220,5 +269,4 @@ def test_exhausted_memory_is_a_memory_error(own_bundle, backend):
     model.graph.node[-4].output[0] = model.graph.node[-3].input[0] = "mean"
     onnx.save(model, opened.graph_path(graph))
     with pytest.raises(MemoryError):
-        backend.load(opened, graph)
-        backend.run(*inputs(graph))
+        backend.load(opened, graph).run(*inputs(graph))

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest
+from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle, BundleError, Graph, Manifest
 
-from .toy import TILES
+from .toy import TILES, write_staged_bundle
 
 
 def test_manifest_survives_a_round_trip(bundle):
@@ -140,3 +140,53 @@ def test_every_edit_is_noticed_or_harmless(own_bundle):
             refused += 1
             assert "Traceback" not in str(error)
     assert refused > 300
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_former_names_of_precisions_are_read(bundle, number):
+    """Formats 2 and 3 call them by the names of types and by those of OpenVINO."""
+    fields = json.loads((bundle / MANIFEST).read_text())
+    fields |= {"format": number, "precision": {"a": "float32", "b": "float16", "c": "bfloat16"}}
+    for graph in fields["graphs"]:
+        graph |= {"parity": {"f32": {"x": 1.0}, "bf16": {}}, "precisions": ["f32", "bf16"]}
+    manifest = Manifest.from_json(json.dumps(fields))
+    assert manifest.precision == {"a": "fp32", "b": "fp16", "c": "bf16"}
+    assert manifest.graphs[0].parity == {"fp32": {"x": 1.0}, "bf16": {}}
+    assert manifest.graphs[0].precisions == ("fp32", "bf16")
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_former_formats_say_by_name_when_a_stage_is_called(tmp_path):
+    path = write_staged_bundle(tmp_path / "staged")
+    expected = Bundle.open(path).manifest
+    fields = json.loads((path / MANIFEST).read_text()) | {"format": 3}
+    for name in ("latent_side", "precise"):
+        del fields[name]
+    for graph in fields["graphs"]:
+        del graph["picture"], graph["given"]
+        for stage in graph["stages"]:
+            del stage["phase"]
+    for step in fields["steps"]:
+        del step["timestep"], step["input_scale"]
+    assert Manifest.from_json(json.dumps(fields)) == expected
+    fields["graphs"][0]["stages"][0]["name"] = "something"
+    with pytest.raises(BundleError, match="damaged"):
+        Manifest.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_former_formats_imply_where_a_graph_may_be_cut(bundle, number):
+    fields = json.loads((bundle / MANIFEST).read_text()) | {"format": number}
+    del fields["precise"]
+    assert Manifest.from_json(json.dumps(fields)).precise == ()
+    fields["precision"]["quantizer"] = "float32"
+    assert Manifest.from_json(json.dumps(fields)).precise == (("x_0", "quantized"),)
+
+
+def test_an_unknown_precision_is_refused(bundle):
+    with pytest.raises(BundleError, match="no such precision"):
+        Manifest.from_json(damaged(bundle, precision={"denoiser": "int8"}))
+
+
+def test_the_builtin_bundle_opens():
+    assert Bundle.open(BUILTIN).manifest.graphs[0].precisions == ("fp32", "bf16")

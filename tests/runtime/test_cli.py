@@ -1,13 +1,14 @@
 import re
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntimeSession
 from lpnsr.runtime.bundle import MANIFEST
 from lpnsr.runtime.command import cli
 from lpnsr.runtime.upscaler import Upscaler
@@ -121,7 +122,9 @@ def test_what_is_lost_is_said(here, run):
         (["a.png", "-o", "out", "--seed", str(2**64)], "is not a whole number, 0 to"),
         (["a.png", "-o", "out", "--seed", "x"], "'x' is not a whole number"),
         (["a.png", "-o", "out", "--batch", "0"], "'0' is not a whole number, 1 or more"),
-        (["a.png", "-o", "out", "--tile", "64x"], "'64x' is not a tile such as 64 or 128x64"),
+        (["a.png", "-o", "out", "--tile", "64x"], "'64x' is not a tile size such as 64 or 128x64"),
+        (["a.png", "-o", "out", "--tile", "0x0"], "'0x0' is not a tile size"),
+        (["a.png", "-o", "out", "--tile", "٦٤"], "is not a tile size"),
         (["a.png", "-o", "out", "--tile", "72"], "lpnsr-export --tile 72x72"),
         (["a.png", "-o", "out", "--batch", "2"], "--batch 2"),
         (["a.png", "-o", "out", "--overlap", "30"], "choose 0 to 24"),
@@ -197,7 +200,7 @@ def test_values_that_are_not_finite_name_picture_and_tile(here, run):
 
 def scarce(monkeypatch, pixels):
     """Let the engine run out of memory with more input pixels than this at once."""
-    run, sizes = OnnxRuntime.run, []
+    run, sizes = OnnxRuntimeSession.run, []
 
     def exhausted(self, lr, noise):
         sizes.append(lr.shape)
@@ -205,7 +208,7 @@ def scarce(monkeypatch, pixels):
             raise MemoryError
         return run(self, lr, noise)
 
-    monkeypatch.setattr(OnnxRuntime, "run", exhausted)
+    monkeypatch.setattr(OnnxRuntimeSession, "run", exhausted)
     return sizes
 
 
@@ -214,14 +217,13 @@ def test_too_little_memory_names_the_picture(here, run, monkeypatch):
     code, errors = run("a.png", "-o", "out", "--tile", "32x32", "--batch", "3")
     assert code == 2
     assert errors == [
-        "lpnsr-run: memory has run out with tile 32x32 batch 3; "
-        "going on with at most tile 32x32 batch 1",
+        "lpnsr-run: memory has run out with tile 32x32 batch 3; going on with tile 32x32 batch 1",
         "lpnsr-run: a.png: not enough memory; crop or split the picture",
     ]
     assert files(here) == ["a.png"]
 
 
-def test_with_little_memory_batch_then_tile_shrink_and_are_said_once(
+def test_with_little_memory_batch_then_tile_are_reduced_and_said_once(
     here, run, bundle, monkeypatch
 ):
     for name in ("b.png", "c.png"):
@@ -230,16 +232,26 @@ def test_with_little_memory_batch_then_tile_shrink_and_are_said_once(
     code, errors = run("b.png", "c.png", "-o", "out", "--tile", "64", "--batch", "3")
     assert code == 0
     assert errors == [
-        "lpnsr-run: memory has run out with tile 64x64 batch 3; "
-        "going on with at most tile 64x64 batch 1",
-        "lpnsr-run: memory has run out with tile 64x64 batch 1; "
-        "going on with at most tile 32x64 batch 1",
+        "lpnsr-run: memory has run out with tile 64x64 batch 3; going on with tile 64x64 batch 1",
+        "lpnsr-run: memory has run out with tile 64x64 batch 1; going on with tile 32x64 batch 1",
     ]
-    assert [shape for shape in sizes if shape[2] == 64] == [(3, 3, 64, 64), (1, 3, 64, 64)]
+    # Each picture is tried as if the other had not been there.
+    assert [shape for shape in sizes if shape[2] == 64] == [(3, 3, 64, 64), (1, 3, 64, 64)] * 2
     expected = Upscaler.from_bundle(bundle, tile=(32, 64)).upscale(photo(60, 60))
     for name in ("b.png", "c.png"):
         np.testing.assert_array_equal(pixels(here / "out" / name), expected)
     assert files(here / "out") == ["b.png", "c.png"]
+
+
+def test_without_threads_there_is_one_line(here, run, monkeypatch):
+    def exhausted(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    code, errors = run("a.png", "-o", "out")
+    assert code == 2
+    assert errors[-1].startswith("lpnsr-run: the system refuses to start threads (can't start")
+    assert files(here) == ["a.png"]
 
 
 def test_a_failing_write_is_one_line(here, run, monkeypatch):

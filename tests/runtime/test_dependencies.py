@@ -10,7 +10,7 @@ import pytest
 import lpnsr.kernels.cuda
 import lpnsr.runtime
 
-FORBIDDEN = ("torch", "onnx", "lpnsr.models", "lpnsr.export", "lpnsr.benchmarks")
+FORBIDDEN = ("torch", "onnx", "polygraphy", "lpnsr.models", "lpnsr.export", "lpnsr.benchmarks")
 SOURCES = sorted(Path(lpnsr.runtime.__file__).parent.rglob("*.py"))
 KERNELS = sorted(Path(lpnsr.kernels.cuda.__file__).parent.glob("*.py"))
 

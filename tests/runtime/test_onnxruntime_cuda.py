@@ -43,19 +43,18 @@ def test_bound_tensors_carry_every_batch(provider, bundle):
     reference, _ = backends.create("onnxruntime")
     rng = np.random.default_rng(0)
     for graph in opened.manifest.graphs[:2]:
-        engine.load(opened, graph)
-        reference.load(opened, graph)
+        session, expect = engine.load(opened, graph), reference.load(opened, graph)
         found, expected = [], []
         for _ in range(3):
             lr = rng.uniform(-0.9, 0.9, (graph.batch, 3, *graph.tile)).astype(np.float32)
             noise = rng.standard_normal((3, graph.batch, 5, *graph.tile)).astype(np.float32)
-            found.append(engine.run(lr, noise).copy())  # on a CPU it is the tensor itself
-            expected.append(reference.run(lr, noise))
+            found.append(session.run(lr, noise).copy())  # on a CPU it is the tensor itself
+            expected.append(expect.run(lr, noise))
         np.testing.assert_array_equal(found, expected)
-        np.testing.assert_array_equal(engine.run_precisely(lr, noise), expected[-1])
-    assert provider[0] == {"enable_cuda_graph": "1", "use_tf32": "0"}
+        np.testing.assert_array_equal(session.run_precisely(lr, noise), expected[-1])
+    assert provider[0] == {"device_id": "0", "enable_cuda_graph": "1", "use_tf32": "0"}
     with pytest.raises(BackendError, match=r"ONNX Runtime fails: lr has the shape"):
-        engine.run(lr[:, :2], noise)
+        session.run(lr[:, :2], noise)
 
 
 def test_auto_takes_it_and_says_so(provider, bundle):
@@ -92,11 +91,11 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(provider, bundle, monkey
 
 def test_numbers_out_of_range_name_the_export_that_helps(provider, bundle):
     opened = Bundle.open(bundle)
-    narrow = dataclasses.replace(opened.manifest, precision={"denoiser": "float16"})
+    narrow = dataclasses.replace(opened.manifest, precision={"denoiser": "fp16"})
     engine, _ = backends.create("onnxruntime-cuda")
-    engine.load(Bundle(opened.path, narrow), narrow.graphs[0])
+    session = engine.load(Bundle(opened.path, narrow), narrow.graphs[0])
     with pytest.raises(PrecisionError, match="lpnsr-export --precision fp32"):
-        engine.run_precisely(None, None)
+        session.run_precisely(None, None)
 
 
 def test_the_onnx_runtime_for_cpus_is_refused(monkeypatch):
@@ -110,7 +109,7 @@ def test_a_machine_without_a_gpu_is_told_so(monkeypatch, bundle):
     if PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("there may be a GPU")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDER])
-    with pytest.raises(BackendError, match=r"finds no NVIDIA GPU: .+") as raised:
+    with pytest.raises(BackendError, match=r"finds no NVIDIA GPU 0: .+") as raised:
         backends.create("onnxruntime-cuda")
     assert "\n" not in str(raised.value)
     choice = Upscaler.from_bundle(bundle).choice

@@ -1,3 +1,4 @@
+import queue
 import threading
 import time
 
@@ -5,38 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.command import memory, pipeline
+from lpnsr.runtime.command.channels import Channel
 from lpnsr.runtime.command.jobs import Job
-from lpnsr.runtime.command.pipeline import Pipeline
+from lpnsr.runtime.command.pipeline import Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import formats, images
 from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.pictures.images import Header
-from lpnsr.runtime.upscaler import Upscaler
+from lpnsr.runtime.upscaler import Description, Upscaler
 
-from .toy import photo
-
-
-class Grey(Backend):
-    """A backend that returns grey."""
-
-    def load(self, bundle, graph):
-        pass
-
-    def run(self, lr, noise):
-        batch, channels, height, width = lr.shape
-        return np.zeros((batch, channels, 4 * height, 4 * width), np.float32)
-
-    def describe(self):
-        return "grey"
+from .toy import Grey, photo
 
 
 @pytest.fixture
 def model(bundle):
-    upscaler = Upscaler.from_bundle(bundle, tile=(32, 32), batch=1)
-    upscaler.backend = Grey()
-    return upscaler
+    return Upscaler(Description(bundle, tile=(32, 32), batch=1), Grey())
 
 
 def jobs(folder, count, size=(20, 20)):
@@ -81,7 +67,7 @@ def test_decoding_and_encoding_overlap_with_computing(tmp_path, model, monkeypat
     monkeypatch.setattr(images, "read", note_read)
     monkeypatch.setattr(formats, "write", note_write)
     outcomes = list(start(model, todo, progress=progress))
-    assert [outcome.job for outcome in outcomes] == todo
+    assert {outcome.job for outcome in outcomes} == set(todo)
     assert all(outcome.error is None for outcome in outcomes)
     assert all(set(outcome.seconds) == {"decode", "compute", "encode"} for outcome in outcomes)
 
@@ -153,7 +139,7 @@ def test_stopping_drops_the_picture_in_work(tmp_path, model):
             stop.set()
 
     outcomes = list(start(model, jobs(tmp_path, 6, (20, 90)), stop, progress))
-    assert [outcome.job.source.stem for outcome in outcomes] == ["0", "1"]
+    assert {outcome.job.source.stem for outcome in outcomes} == {"0", "1"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "1.png"]
     assert all(outcome.sha256 for outcome in outcomes)
 
@@ -165,12 +151,12 @@ def test_leaving_early_leaves_nothing_behind(tmp_path, model):
     assert not list(tmp_path.rglob("*.lpnsr-partial"))
 
 
-def test_a_failing_engine_ends_the_run(tmp_path, model, monkeypatch):
+def test_a_failing_engine_ends_the_run(tmp_path, bundle):
     class Broken(Grey):
         def run(self, lr, noise):
             raise BackendError("the device is gone")
 
-    model.backend = Broken()
+    model = Upscaler(Description(bundle), Broken())
     with pytest.raises(BackendError, match="gone"):
         list(start(model, jobs(tmp_path, 3)))
     assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
@@ -179,9 +165,9 @@ def test_a_failing_engine_ends_the_run(tmp_path, model, monkeypatch):
 def test_an_encoder_that_fails_is_one_picture(tmp_path, model, monkeypatch):
     todo = jobs(tmp_path, 4, (20, 90))
     todo[1] = Job(todo[1].source, tmp_path / "in" / "0.png" / "no-folder.png")
-    outcomes = list(start(model, todo))
-    assert [outcome.error is None for outcome in outcomes] == [True, False, True, True]
-    assert "cannot write" in outcomes[1].error
+    outcomes = {outcome.job: outcome for outcome in start(model, todo)}
+    assert [outcomes[job].error is None for job in todo] == [True, False, True, True]
+    assert "cannot write" in outcomes[todo[1]].error
 
 
 def test_an_encoder_without_memory_says_so(tmp_path, model, monkeypatch):
@@ -210,3 +196,94 @@ def test_the_memory_needed():
     webp = FORMATS["webp"]
     assert memory.needed(rgb, (40, 40), webp, 5000) == 100 * (3 + 3) + 5000 + 40 * 1600
     assert memory.needed(Header((10, 10), 4, 16), (40, 40), png, 0) == 100 * (8 + 6 + 32)
+
+
+def test_outcomes_come_when_they_are_known(tmp_path, model, monkeypatch):
+    """The first picture takes long to write; the others do not wait for it."""
+    todo, write, others = jobs(tmp_path, 3), formats.write, threading.Event()
+
+    def slow(path, *arguments):
+        digest = write(path, *arguments)
+        if path == todo[0].target:
+            assert others.wait(60)
+        return digest
+
+    monkeypatch.setattr(formats, "write", slow)
+    run = start(model, todo)
+    assert {next(run).job for _ in range(2)} == set(todo[1:])
+    others.set()
+    assert [outcome.job for outcome in run] == todo[:1]
+
+
+def test_jobs_may_come_one_by_one(tmp_path, model):
+    """Each outcome is there before the next job is."""
+    todo, coming = jobs(tmp_path, 3), queue.Queue()
+    run = start(model, iter(coming.get, None))
+    for job in todo:
+        coming.put(job)
+        assert next(run).job == job
+    coming.put(None)
+    assert list(run) == []
+
+
+def test_a_run_stops_while_it_waits_for_a_job(tmp_path, model):
+    todo, coming, stop = jobs(tmp_path, 1), queue.Queue(), threading.Event()
+    coming.put(todo[0])
+    run = start(model, iter(coming.get, None), stop)
+    assert next(run).error is None
+    stop.set()
+    assert list(run) == []
+    coming.put(None)
+
+
+def test_an_error_of_the_jobs_is_that_of_the_run(tmp_path, model):
+    def failing():
+        yield from jobs(tmp_path, 1)
+        raise KeyError("no such order")
+
+    run = start(model, failing())
+    assert next(run).error is None
+    with pytest.raises(KeyError, match="no such order"):
+        next(run)
+
+
+def test_a_writer_that_fails_drains_what_is_queued():
+    """Bands are arrays, which cannot be compared with what ends them."""
+    channel = Channel()
+    sender = threading.Thread(target=channel.send, args=([np.zeros((2, 2, 3))] * 20,))
+    sender.start()
+    channel.drain()
+    sender.join(60)
+    assert not sender.is_alive()
+
+
+def test_an_encoder_may_fail_in_any_way(tmp_path, model, monkeypatch):
+    """What nobody expects ends the run, without waiting for ever."""
+
+    class Bug(Exception):
+        pass
+
+    def broken(path, kind, bands, layout):
+        raise Bug
+
+    monkeypatch.setattr(formats, "write", broken)
+    with pytest.raises(Bug):
+        list(start(model, jobs(tmp_path, 6, (20, 300))))
+
+
+@pytest.mark.parametrize("spared", range(4))
+def test_without_threads_a_run_does_not_begin(tmp_path, model, monkeypatch, spared):
+    begin, todo, left = threading.Thread.start, jobs(tmp_path, 2), [None] * spared
+
+    def exhausted(thread):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    with pytest.raises(
+        PipelineError, match=r"refuses to start threads .*can't start new thread.*ulimit"
+    ):
+        list(start(model, todo))
+    assert not (tmp_path / "out").exists()

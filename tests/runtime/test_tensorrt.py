@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from . import simulated
 from .toy import photo, write_bundle, write_staged_bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
-core = pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
+pytest.importorskip("cuda.core", reason="the extra tensorrt-rtx is not installed")
 
 NAME = "tensorrt-rtx"
 
@@ -64,8 +65,7 @@ def with_engines(folder, **changes):
 def loaded(folder, index=0, **options):
     backend, opened = TensorRt(NAME, **options), Bundle.open(folder)
     graph = opened.manifest.graphs[index]
-    backend.load(opened, graph)
-    return backend, opened, graph
+    return backend.load(opened, graph), opened, graph
 
 
 def inputs(opened, graph, count):
@@ -80,31 +80,31 @@ def inputs(opened, graph, count):
 
 def expected(opened, graph, values):
     reference, _ = backends.create("onnxruntime")
-    reference.load(opened, graph)
-    return [reference.run(*batch) for batch in values]
+    session = reference.load(opened, graph)
+    return [session.run(*batch) for batch in values]
 
 
-def results(backend, values):
-    return [backend.run(*batch) for batch in values]
+def results(session, values):
+    return [session.run(*batch) for batch in values]
 
 
 def test_batches_are_computed_as_on_a_cpu(gpu, built, seed):
     gpu(seed)
-    backend, opened, graph = loaded(built, 1)
+    session, opened, graph = loaded(built, 1)
     values = inputs(opened, graph, 3)
-    np.testing.assert_array_equal(results(backend, values), expected(opened, graph, values))
+    np.testing.assert_array_equal(results(session, values), expected(opened, graph, values))
     with pytest.raises(BackendError, match=r"lr has the shape \(3, 3, 32, 31\), not"):
-        backend.run(values[0][0][..., 1:], values[0][1])
+        session.run(values[0][0][..., 1:], values[0][1])
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_a_staged_chain_is_driven_as_on_a_cpu(gpu, tmp_path, seed, cuda_graph):
     gpu(seed)
     folder = with_engines(write_staged_bundle(tmp_path / "staged"))
-    backend, opened, graph = loaded(folder, cuda_graph=cuda_graph)
+    session, opened, graph = loaded(folder, cuda_graph=cuda_graph)
     values = inputs(opened, graph, 5)
     theirs = expected(opened, graph, values)
-    np.testing.assert_array_equal(results(backend, values), theirs)
+    np.testing.assert_array_equal(results(session, values), theirs)
     assert len({sr.tobytes() for sr in theirs}) == 5
 
 
@@ -120,14 +120,14 @@ def test_a_staged_chain_needs_all_its_engines(gpu, tmp_path):
 def test_work_is_captured_once_and_replayed(gpu, built, monkeypatch):
     gpu()
     monkeypatch.setattr(simulated.Graph, "replays", 0)
-    backend, opened, graph = loaded(built)
-    results(backend, inputs(opened, graph, 5))
+    session, opened, graph = loaded(built)
+    results(session, inputs(opened, graph, 5))
     assert simulated.Graph.replays == 5
     direct, *_ = loaded(built, cuda_graph=False)
     values = inputs(opened, graph, 3)
     np.testing.assert_array_equal(results(direct, values), expected(opened, graph, values))
     assert simulated.Graph.replays == 5
-    assert direct.describe().endswith("on Simulated GPU without CUDA graph")
+    assert TensorRt(NAME, False).describe().endswith("on Simulated GPU without CUDA graph")
 
 
 def test_a_picture_is_the_same_as_on_a_cpu(gpu, built, seed):
@@ -205,6 +205,37 @@ def test_a_picture_that_is_given_up_leaves_nothing_under_way(gpu, built, seed):
     np.testing.assert_array_equal(model.upscale(picture), expected)
 
 
+def test_threads_take_turns_on_one_graph(gpu, built, seed):
+    gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=3)
+    pictures = [photo(40 + 10 * number, 90) for number in range(4)]
+    expected = [model.upscale(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(model.upscale, pictures))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pictures_are_upscaled_while_bands_are_open(gpu, built, seed):
+    gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, batch=1)
+    large, small = photo(150, 40), photo(30, 30)
+    expected, parts = (model.upscale(large), model.upscale(small)), []
+    for band in model.bands(large, dtype=np.uint8):
+        parts.append(band)
+        np.testing.assert_array_equal(model.upscale(small), expected[1])
+    np.testing.assert_array_equal(np.concatenate(parts), expected[0])
+
+
+def test_a_gpu_that_is_not_there_is_refused(gpu, built):
+    gpu()
+    assert "Simulated GPU" in Upscaler.from_bundle(built, device="cuda:0").choice
+    with pytest.raises(BackendError, match="no NVIDIA GPU 1 can be used"):
+        Upscaler.from_bundle(built, backend=NAME, device="cuda:1")
+    with pytest.raises(BackendError, match=r"cannot be run on a GPU: .*no NVIDIA GPU 1"):
+        Upscaler.from_bundle(built, device="cuda:1")
+
+
 def test_progress_is_that_of_the_gpu(gpu, built):
     device, seen = gpu(), []
 
@@ -223,7 +254,7 @@ def test_what_was_compiled_is_kept_for_the_next_start(gpu, built, tmp_path):
     device = gpu()
     loaded(built)
     assert device.cache == []
-    (kept,) = (tmp_path / "cache" / "lpnsr").iterdir()
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").iterdir()
     assert kept.name.endswith(".simulated-gpu.jit")
     loaded(built)
     assert device.cache == [b"compiled"]
@@ -323,7 +354,7 @@ def test_exhausted_memory_is_a_memory_error(gpu, built):
 
 def test_numbers_out_of_range_name_the_export_that_helps(gpu, tmp_path):
     gpu()
-    narrow = {"denoiser": "float16"}
+    narrow = {"denoiser": "fp16"}
     folder = with_engines(write_bundle(tmp_path / "own", precision=narrow))
     model = Upscaler.from_bundle(folder, backend=NAME)
     with pytest.raises(UpscaleError, match="lpnsr-export --precision fp32 --engine tensorrt-rtx"):
@@ -345,29 +376,7 @@ def test_one_bad_tile_fails_its_picture_alone(gpu, built):
 def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
     gpu()
     with pytest.raises(BackendError, match="leave out --precision"):
-        Upscaler.from_bundle(built, backend=NAME, precision="f32")
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (simulated.CudaEngine, trt.ICudaEngine),
-        (simulated.Context, trt.IExecutionContext),
-        (simulated.Gpu, core.Device),
-        (simulated.Stream, core.Stream),
-        (simulated.Event, core.Event),
-        (simulated.Buffer, core.Buffer),
-        (simulated.Builder, core.graph.GraphBuilder),
-        (simulated.Graph, core.graph.Graph),
-    ],
-    ids=lambda kind: kind.__name__,
-)
-def test_the_simulation_has_the_real_methods(ours, theirs):
-    """Names and numbers of arguments, as far as the real ones tell them."""
-    own = {"compute", "step", "idle", "wait", "put", "is_ready", "work", "replays"}
-    for name in vars(ours).keys() - own:
-        if not name.startswith("_"):
-            assert hasattr(theirs, name), name
+        Upscaler.from_bundle(built, backend=NAME, precision="fp32")
 
 
 def test_the_builders_are_known_to_the_command_line():
