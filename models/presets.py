@@ -13,7 +13,9 @@ from lpnsr.models.atd import ATD, ATDConfig
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
+from lpnsr.models.compact import CompactConfig, CompactUpsampler
 from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
+from lpnsr.models.pointwise import PointwiseConfig, PointwiseNet
 from lpnsr.models.schedule import OneStep, Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
@@ -179,10 +181,6 @@ _UPSR_SCHEDULE = partial(
     least_weight=0.4,
     full_difference=0.1,
 )
-_TINY_UNET = partial(
-    SwinUNetConfig, multipliers=(1, 1), blocks=1, groups=8, head_channels=16, mlp_ratio=2
-)
-
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -261,30 +259,24 @@ PRESETS = {
         ),
         Preset(
             name="lpnsr-tiny",
-            # Little noise, and all states near y: what the denoiser takes for texture in stronger
-            # noise costs more PSNR than it gains.
-            schedule=Schedule(kappa=0.012, min_noise_level=0.9, etas_end=0.999),
+            # The pre-upsampler does the work. A quarter of a level of noise, and all states near y,
+            # let the chain do no harm.
+            schedule=Schedule(kappa=0.002, min_noise_level=0.9, etas_end=0.999),
             networks={
                 "pre_upsampler": Network(
-                    partial(SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)),
-                    ("pre_upsampler.safetensors",),
+                    partial(CompactUpsampler, CompactConfig()), ("pre_upsampler.safetensors",)
                 ),
                 "denoiser": Network(
-                    partial(SwinUNet, _TINY_UNET(51, 48, channels=48, swin_channels=48, skip=True)),
+                    partial(PointwiseNet, PointwiseConfig(51, 48, limit=1 / 255)),
                     ("denoiser.safetensors",),
                 ),
                 "noise_predictor": Network(
-                    partial(
-                        SwinUNet,
-                        _TINY_UNET(
-                            99, 96, channels=64, multipliers=(1,), swin_channels=32, groups=0
-                        ),
-                    ),
+                    partial(PointwiseNet, PointwiseConfig(99, 96)),
                     ("noise_predictor.safetensors",),
                 ),
             },
             latent_channels=48,
-            multiple=16,
+            multiple=8,
             weights=BUILTIN_WEIGHTS,
             tolerance=Tolerance(psnr_bf16=40.0),
         ),
