@@ -46,7 +46,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path, capsys):
 
 def test_small_pictures_are_held_against_their_tiles(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(small.measure, "__defaults__", (4,))
-    model = write_bundle(tmp_path / "toy")
+    model = write_bundle(tmp_path / "toy", fragile=False)
     assert cli.main(["folder", "--small", "--runs", "1", "--model", str(model)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("4 pictures of 48 to 200 pixels a side, ")
