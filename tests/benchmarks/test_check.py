@@ -1,6 +1,7 @@
 """`lpnsr-bench check`: one page on a model and a machine."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from small import MICRO
 from lpnsr.benchmarks import check, cli
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.export.check.verify import ParityError
+from lpnsr.runtime.bundle import BUILTIN
 
 
 @pytest.fixture
@@ -50,6 +52,20 @@ def test_the_built_in_model(run, tmp_path, capsys):
     assert next(iter(methods)) == EAGER and len(methods) > 2
     assert all(value > 35 for value in psnr.values())
     assert kept["engines"].keys() == {"tensorrt", "tensorrt-rtx"}
+
+
+def test_the_page_of_a_bundle(run, tmp_path, monkeypatch):
+    """The same without the export, which takes longest: the built-in bundle stands for it."""
+    monkeypatch.setattr(check, "pack", lambda *rest, **_: shutil.copytree(BUILTIN, rest[3]))
+    monkeypatch.setattr(check, "verify_bundle", lambda bundle, *_: bundle)
+    assert run("--preset", "lpnsr-tiny") == 0
+    kept = json.loads((tmp_path / "page.json").read_text())
+    page = (tmp_path / "page.md").read_text()
+    assert page == check.describe(kept) + "\n"
+    assert "## 8 pictures, 0.06 output megapixels" in page
+    psnr = kept["row"]["psnr"]
+    assert next(iter(psnr)) == EAGER and len(psnr) > 2
+    assert all(value > 35 for value in psnr.values())
 
 
 def test_an_export_out_of_tolerance_is_a_page_too(run, micro, tmp_path, monkeypatch):
