@@ -57,7 +57,9 @@ class Eager(Backend):
 
 
 class _EagerSession(Session):
-    def __init__(self, bundle: Bundle, graph: Graph, call: object, device: torch.device) -> None:
+    def __init__(
+        self, bundle: Bundle, graph: Graph, call: Callable[..., torch.Tensor], device: torch.device
+    ) -> None:
         super().__init__(bundle, graph)
         self._call, self._device = call, device
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import CheckpointError, load_network
-from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.presets import Preset
 
 
 def find_weights(
@@ -73,5 +73,5 @@ def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
     """
     chain = preset.build()
     for role, file in files.items():
-        load_network(module_of(chain, role), file, role)
+        load_network(chain.network(role), file, role)
     return chain

@@ -82,7 +82,7 @@ def _fastest(
     options: Options, bundle: Bundle | None, graphs: Sequence[Graph], kind: str | None
 ) -> tuple[Backend, str]:
     """A GPU if the bundle or the installation is made for one, else a CPU."""
-    refused = []
+    refused: list[str] = []
     if bundle and options.precision == "auto" and kind != "cpu":
         built = {engine.builder for engine in bundle.manifest.engines}
         for info in (info for info in BACKENDS.values() if info.device == "cuda"):

@@ -83,6 +83,7 @@ class Backend(Protocol):
         Raises:
             BackendError: one cannot.
         """
+        return  # Most engines say so when they load a graph.
 
     def describe(self) -> str:
         """Name and version of the engine and the device that it runs on."""

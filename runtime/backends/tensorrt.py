@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,7 +133,8 @@ class TensorRt(Backend):
             BundleError: they have others.
         """
         expected = shapes(manifest, graph)
-        found, types = {}, {}
+        found: dict[str, tuple[int, ...]] = {}
+        types: dict[str, Any] = {}
         for part in parts.values():
             found |= part.shapes
             types |= part.types
@@ -186,6 +187,7 @@ class TensorRtSession(Session):
         self._scratch = device.allocate(size, stream=stream)
         for part in parts.values():
             part.use(self._scratch)
+        chain: StagedChain | LoadedEngine
         if graph.stages:
             chain = StagedChain(device, stream, parts, bundle.manifest, graph)
         else:
