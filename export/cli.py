@@ -16,8 +16,9 @@ from tqdm import tqdm
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
-from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
+from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.home import bundle_folder
+from lpnsr.runtime.manifest import TOPOLOGIES
 from lpnsr.runtime.tiles.sizes import parse_tile
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.models.download import DownloadError
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.backends.base import BackendError
-    from lpnsr.runtime.bundle import BundleError
+    from lpnsr.runtime.manifest import BundleError
 
     try:
         _verify(args) if args.verify else _export(args)
@@ -217,7 +218,7 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
     from lpnsr.models.weights import load_chain
-    from lpnsr.runtime.bundle import BundleError
+    from lpnsr.runtime.manifest import BundleError
 
     wanted = command.check(args)
     given = {role: getattr(args, role) for role in ROLES}
