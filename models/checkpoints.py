@@ -35,7 +35,13 @@ def load_network(network: nn.Module, file: Path, role: str, source: str = "") ->
         CheckpointError: the file is missing or unreadable, or its keys or shapes are not those of
             the network; names the file, the network and the first keys concerned.
     """
-    weights = read_weights(file)
+    load_weights(network, read_weights(file), file, role, source)
+
+
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], file: Path, role: str, source: str = ""
+) -> None:
+    """Load the weights that were read from `file`; arguments and errors as of `load_network`."""
     expected = network.state_dict()
     weights = {key: value for key, value in weights.items() if not key.endswith(BUFFERS)}
     if hasattr(network, "own"):

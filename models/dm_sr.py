@@ -88,17 +88,23 @@ class Decomposition(nn.Module):
             the next state.
         """
         timestep = (estimate * share).round()
-        signal, noise = (self._at(table, timestep) for table in (self.signal, self.noise))
         latent, found = state.chunk(2, dim=1)
         first = first[:, None, None, None]
-        noisy = first * latent + (1 - first) * (signal * latent + noise * found)
+        noisy = first * latent + (1 - first) * self.noisy(latent, found, timestep)
         predicted = unet(noisy, unet.modulation(timestep))
+        signal, noise = self._at(timestep)
         clean = (noisy - noise * predicted) / signal
         return torch.cat([clean, first * predicted + (1 - first) * found], dim=1)
 
-    @staticmethod
-    def _at(table: Tensor, timestep: Tensor) -> Tensor:
-        return table[timestep.long()][:, None, None, None]
+    def noisy(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """A clean latent with noise, both (B, C, h, w), at a timestep (B,) (equation 1)."""
+        signal, strength = self._at(timestep)
+        return signal * clean + strength * noise
+
+    def _at(self, timestep: Tensor) -> list[Tensor]:
+        """Strength of signal and noise, each (B, 1, 1, 1)."""
+        index = timestep.long()
+        return [table[index][:, None, None, None] for table in (self.signal, self.noise)]
 
 
 class FixedTimestep(nn.Module):
