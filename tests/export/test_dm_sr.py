@@ -49,7 +49,7 @@ def test_the_graph_has_neither_noise_nor_text(bundle):
     graph = bundle.manifest.graphs[0]
     model = onnx.load(bundle.path / graph.file, load_external_data=False)
     assert [value.name for value in model.graph.input] == ["lr", "timestep"]
-    assert graph.parity["f32"]["x0_relative_l2"] < 1e-4
+    assert graph.parity["fp32"]["x0_relative_l2"] < 1e-4
     cross = [value for value in model.graph.initializer if 12 in value.dims]
     assert not cross, "what takes the prompt's embedding, 12 wide, is left"
 
