@@ -123,7 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         type=_positive,
         metavar="K",
-        help="run the last K steps of the chain, from x_K (default: all)",
+        help="run the last K steps of the chain, from x_K (default: all); dmsr: any number",
+    )
+    parser.add_argument(
+        "--timestep",
+        type=_whole,
+        metavar="T",
+        help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
+        "model, 250 say, instead of estimating it",
     )
     parser.add_argument(
         "--noise",
@@ -191,6 +198,12 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
@@ -223,7 +236,7 @@ def _export(args: argparse.Namespace) -> None:
     wanted = command.check(args)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
-    preset = vary(get_preset(args.preset), args.steps, args.noise, start)
+    preset = vary(get_preset(args.preset), args.steps, args.noise, start, args.timestep)
     for height, width in args.tile:
         if height % preset.multiple or width % preset.multiple:
             raise BundleError(
