@@ -80,4 +80,4 @@ def test_a_signal_lets_it_finish_what_is_under_way(tmp_path, bundle, number, cod
         assert answers[0].status == 200
         assert run.wait() == code
         assert run.stderr.read() == ""
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("lpnsr-*")) == []

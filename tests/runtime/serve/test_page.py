@@ -60,8 +60,8 @@ def browser():
 def page(browser, client):
     page = browser.new_page(viewport={"width": 900, "height": 800})
     errors = []
-    page.on("pageerror", errors.append)
-    page.on("requestfailed", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("requestfailed", lambda request: errors.append(request.url))
     page.goto(f"http://127.0.0.1:{client.port}/")
     yield page
     page.close()

@@ -32,13 +32,28 @@ def expected(folder, bundle, content, options, suffix):
     ("content", "query", "options", "suffix"),
     [
         (png(photo(40, 50)), "seed=7", ["--seed", "7"], ".png"),
-        (png(photo(70, 90)), "deterministic=true&color_fix=0", None, ".png"),
-        (WITH_PROFILE, "format=jpeg&quality=80&scale=2.5", None, ".jpg"),
-        (png(RGBA), "format=webp&alpha=model&width=60", None, ".webp"),
+        (
+            png(photo(70, 90)),
+            "deterministic=true&color_fix=0",
+            ["--deterministic", "--no-color-fix"],
+            ".png",
+        ),
+        (
+            WITH_PROFILE,
+            "format=jpeg&quality=80&scale=2.5",
+            ["--quality", "80", "--scale", "2.5"],
+            ".jpg",
+        ),
+        (
+            png(RGBA),
+            "format=webp&alpha=model&width=60&height=",
+            ["--alpha", "model", "--width", "60"],
+            ".webp",
+        ),
         (
             png(deep(photo(20, 30))),
-            "format=tiff&max_side=70&height=&seed=18446744073709551615",
-            None,
+            "format=tiff&max_side=70&seed=18446744073709551615",
+            ["--max-side", "70", "--seed", "18446744073709551615"],
             ".tif",
         ),
     ],
