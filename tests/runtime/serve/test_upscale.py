@@ -45,7 +45,7 @@ def expected(folder, bundle, content, options, suffix):
             ".jpg",
         ),
         (
-            png(RGBA),
+            png(np.minimum(RGBA, 240)),
             "format=webp&alpha=model&width=60&height=",
             ["--alpha", "model", "--width", "60"],
             ".webp",
