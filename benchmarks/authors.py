@@ -8,13 +8,16 @@ half. The networks are ours. Source: the authors' `inference.py`.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from lpnsr.models.chain import Chain, residual_shift
+from lpnsr.kernels.recurrence import Step, drive
+from lpnsr.models.chain import Chain, Eager
+from lpnsr.models.families import Stage
 from lpnsr.runtime.pictures import color
 
 PADDING, TILE, STRIDE = 64, 256, 128
@@ -32,21 +35,24 @@ def sample(chain: Chain, lr: Tensor, noise: Tensor) -> Tensor:
     Args:
         chain: the networks.
         lr: (B, 3, h, w) in [-1, 1].
-        noise: (K, B, C, h, w); the last step, whose noise counts for nothing, is given draw 0.
+        noise: (K, B, C, h, w).
     """
+    start, *steps = chain.updates()
+    predicts = chain.network("noise_predictor") is not None
+    executor = Procedure(chain, {"lr": lr}, noise)
     with autocast(lr.device.type):
-        with torch.autocast("cuda", enabled=False):
-            picture = chain.pre_upsampler(lr)
-        y = chain.codec.encode(picture)
-        condition, weight = chain.guidance(lr, y)
-        draws = iter(noise)
-        x = y + chain.schedule.start_noise * weight * next(draws)
-        for step in chain.schedule.reverse_steps():
-            x0 = chain.predict_x0(step, x, condition)
-            eps = next(draws) if step.noise else noise[0]
-            z = weight * chain.predict_noise(step, x, x0, condition, eps)
-            x = residual_shift(step, x, x0, z, y)
-        return chain.codec.decode(x).clamp(-1, 1).float()
+        drive(chain.stages, [start, *(replace(s, predicted=predicts) for s in steps)], executor)
+    return executor.values["sr"].float()
+
+
+class Procedure(Eager):
+    """Computes a chain as the authors do: the pre-upsampler always in float32."""
+
+    def call(self, stage: Stage, step: Step, number: int) -> None:
+        """Call the networks of a stage."""
+        precise = stage.name == "pre_upsampler"
+        with torch.autocast("cuda", enabled=False) if precise else nullcontext():
+            super().call(stage, step, number)
 
 
 def padded_side(side: int) -> int:

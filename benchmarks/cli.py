@@ -18,6 +18,7 @@ COMMANDS = {
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
     "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
     "noise": "what the noise predictor is worth in chains of one to four steps",
+    "check": "one page on a model here: verified, and timed in every backend, for an issue",
     "stages": "seconds of each stage in PyTorch, ONNX Runtime and OpenVINO, and its PSNR",
 }
 """Subcommand -> what it measures. Each is a module here, with `add_arguments` and `run`."""

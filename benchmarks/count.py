@@ -11,7 +11,7 @@ import torch
 from onnx import NodeProto, shape_inference
 from torch.utils.flop_counter import FlopCounterMode
 
-from lpnsr.export.graph.trace import stages_of
+from lpnsr.kernels.recurrence import DENOISE, NOISE
 from lpnsr.models.presets import Preset
 
 Shapes = dict[str, tuple[int, ...]]
@@ -55,9 +55,5 @@ def _macs(node: NodeProto, shapes: Shapes) -> int:
 def calls_of(preset: Preset) -> dict[str, int]:
     """Stage -> how often the chain calls it."""
     steps = preset.schedule.reverse_steps()
-    calls = dict.fromkeys(stages_of(preset), 1)
-    calls["denoiser"] = len(steps)
-    calls["encoder"] += "auxiliary" in calls
-    if "noise_predictor" in calls:
-        calls["noise_predictor"] = sum(step.noise > 0 and step.predicted for step in steps)
-    return calls
+    often = {DENOISE: len(steps), NOISE: sum(step.predicted for step in steps)}
+    return {stage.name: often.get(stage.phase, 1) for stage in preset.stages}

@@ -57,7 +57,9 @@ class Eager(Backend):
 
 
 class _EagerSession(Session):
-    def __init__(self, bundle: Bundle, graph: Graph, call: object, device: torch.device) -> None:
+    def __init__(
+        self, bundle: Bundle, graph: Graph, call: Callable[..., torch.Tensor], device: torch.device
+    ) -> None:
         super().__init__(bundle, graph)
         self._call, self._device = call, device
 
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     chain, origin = build_chain(get_preset(bundle.manifest.preset), args.weights)
     chain = chain.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as name:
-        jobs = plan([args.folder], Path(name))
+        jobs = plan([args.folder], Path(name)).jobs
         sizes = [images.probe(job.source).size for job in jobs]
         methods = ways(chain, bundle, jobs)
         about = machine.environment()

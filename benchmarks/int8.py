@@ -24,8 +24,8 @@ from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import Values, run_onnxruntime, run_openvino
+from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.trace import trace_stage
-from lpnsr.export.graph.unroll import single
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 
@@ -33,12 +33,11 @@ STAGES = ("pre_upsampler", "encoder", "decoder")
 
 
 class _Tiles(CalibrationDataReader):
-    def __init__(self, inputs: Sequence[np.ndarray]) -> None:
+    def __init__(self, inputs: Sequence[Values]) -> None:
         self._inputs = iter(inputs)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        x = next(self._inputs, None)
-        return None if x is None else {"x": x}
+    def get_next(self) -> Values | None:
+        return next(self._inputs, None)
 
 
 def main() -> None:
@@ -61,7 +60,7 @@ def main() -> None:
                 continue
             file, small = Path(folder) / f"{stage}.onnx", Path(folder) / f"{stage}.int8.onnx"
             ir.save(model, file, external_data=f"{stage}.bin")
-            held_out, *calibrating = [call.inputs[0].numpy() for call in calls[stage]]
+            held_out, *calibrating = [_inputs(call) for call in calls[stage]]
             quantize(file, small, calibrating)
             rows.append(measure(calls[stage][0], file, small, held_out, args.runs))
     lines = [
@@ -96,15 +95,19 @@ def calibration(
     for number, picture in enumerate(pictures):
         generator = torch.Generator().manual_seed(number)
         lr = torch.from_numpy(picture)
-        shape = preset.draws, 1, preset.latent_channels, *lr.shape[2:]
+        shape = preset.shape("noise", 1, tuple(lr.shape[2:]))
         noise = torch.randn(shape, generator=generator)
-        for call in record(chain, preset, lr, noise):
-            if call.stage in found:
-                found[call.stage].append(call)
+        for call in record(chain, lr, noise):
+            if call.stage.name in found:
+                found[call.stage.name].append(call)
     return found
 
 
-def quantize(file: Path, target: Path, inputs: Sequence[np.ndarray]) -> None:
+def _inputs(call: Call) -> Values:
+    return {name: value.numpy() for name, value in call.inputs.items()}
+
+
+def quantize(file: Path, target: Path, inputs: Sequence[Values]) -> None:
     """Write the graph with 8-bit convolutions."""
     quantize_static(
         file,
@@ -118,7 +121,7 @@ def quantize(file: Path, target: Path, inputs: Sequence[np.ndarray]) -> None:
     )
 
 
-def measure(call: Call, file: Path, small: Path, x: np.ndarray, runs: int) -> Row:
+def measure(call: Call, file: Path, small: Path, inputs: Values, runs: int) -> Row:
     """Time eager PyTorch and the engines in turns, and compare with eager."""
     engines = {
         "OpenVINO bf16": run_openvino(file, "bf16"),
@@ -126,14 +129,18 @@ def measure(call: Call, file: Path, small: Path, x: np.ndarray, runs: int) -> Ro
         "OpenVINO int8, fp32": run_openvino(small, "fp32"),
         "OpenVINO int8, bf16": run_openvino(small, "bf16"),
     }
-    everyone: dict[str, Run] = {"PyTorch fp32": lambda: call.function(*call.inputs).numpy()}
+    everyone: dict[str, Run] = {"PyTorch fp32": partial(_eager, call)}
     for name, engine in engines.items():
-        everyone[name] = partial(_output, engine, x)
-    return time_in_turns(Row(call.stage, 0), everyone, runs)
+        everyone[name] = partial(_output, engine, inputs)
+    return time_in_turns(Row(call.stage.name, 0), everyone, runs)
 
 
-def _output(engine: Callable[[Values], Values], x: np.ndarray) -> np.ndarray:
-    return next(iter(engine({"x": x}).values()))
+def _eager(call: Call) -> np.ndarray:
+    return call.function(*call.arguments)[0].numpy()
+
+
+def _output(engine: Callable[[Values], Values], inputs: Values) -> np.ndarray:
+    return next(iter(engine(inputs).values()))
 
 
 if __name__ == "__main__":

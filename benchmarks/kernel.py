@@ -64,9 +64,9 @@ def cpu(
     rng = np.random.default_rng(0)
     tensors = {name: rng.standard_normal(shape, dtype=np.float32) for name in READ}
     read = tensors.pop("eps")
-    given: dict[str, Any] = {"eps": read}
+    given: dict[str, Any] = {**tensors, "eps": read}
     if noise == "made":
-        given = {"origins": kernels.origins(0, [(0, 0)] * shape[0]), "draw": 1}
+        given = {**tensors, "origins": kernels.origins(0, [(0, 0)] * shape[0]), "draw": 1}
     out = np.empty(shape, np.float32), np.empty(shape, np.float32)
 
     def numpy() -> None:

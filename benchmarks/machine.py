@@ -22,6 +22,7 @@ import torch
 from lpnsr.benchmarks.timing import seconds
 from lpnsr.export.check.run_onnx import computes_bf16, run_openvino
 from lpnsr.export.graph.builder import GraphBuilder, float_input
+from lpnsr.runtime.command.listing import processor
 
 RATES = "GMAC/s in matrix products"
 """Where results keep what `rates` returns."""
@@ -41,7 +42,7 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """Processor, cores, GPU, operating system and versions."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -114,14 +115,6 @@ def device_memory() -> int | None:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True)
     return int(done.stdout.split()[0]) << 20 if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
 
 
 def _version(name: str) -> str | None:

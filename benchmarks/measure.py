@@ -196,9 +196,8 @@ def _exported(
 @contextmanager
 def _cache(folder: Path) -> Iterator[None]:
     """Engines find nothing compiled before, so that building is measured whole."""
-    names = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(folder)))
+    before = {name: os.environ.get(name) for name in process.CACHES}
+    os.environ.update(dict.fromkeys(process.CACHES, str(folder)))
     try:
         yield
     finally:

@@ -8,8 +8,6 @@ from typing import SupportsFloat
 
 import cv2
 import numpy as np
-from skimage.color import deltaE_ciede2000, rgb2gray, rgb2lab, rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 BORDER = 4
 FULL_REFERENCE = ("lpips", "dists")
@@ -37,6 +35,9 @@ class Quality:
 
 def compare(upscaled: np.ndarray, original: np.ndarray) -> Quality:
     """Compare two uint8 (H, W, 3) RGB pictures."""
+    from skimage.color import deltaE_ciede2000, rgb2lab, rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     inner = (slice(BORDER, -BORDER),) * 2
     ours, theirs = (rgb2ycbcr(picture)[..., 0][inner] for picture in (upscaled, original))
     similarity = structural_similarity(
@@ -79,6 +80,7 @@ def _brisque() -> Metric:
     The package's own `score` fails with NumPy 2, which no longer takes arrays for numbers.
     """
     from brisque import BRISQUE
+    from skimage.color import rgb2gray
 
     model = BRISQUE()
 

@@ -56,7 +56,7 @@ def measure(upscaler: Upscaler, runs: int, count: int = COUNT) -> str:
         source = Path(name) / "in"
         source.mkdir()
         layouts = [upscaler.layout(size) for size in generate(source, count)]
-        jobs = plan([source], Path(name) / "out")
+        jobs = plan([source], Path(name) / "out").jobs
         graphs = {layout.graph.files: layout.graph for layout in layouts}
         loaded = {k: upscaler.backend.load(upscaler.bundle, g) for k, g in graphs.items()}
         # Every batch of the folder, picture by picture.

@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,11 @@ from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
-from lpnsr.export.check.calls import record
+from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.check.verify import random_input
-from lpnsr.export.graph.trace import stages_of, trace_stage
-from lpnsr.export.graph.unroll import single
+from lpnsr.export.graph.composing import single
+from lpnsr.export.graph.trace import trace_stage
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 
@@ -122,24 +122,35 @@ def measure_stages(
 ) -> Iterator[Row]:
     """Time every stage on what the chain calls it with first."""
     values = random_input(preset, *shape, seed=0)
-    calls = record(chain, preset, *(torch.from_numpy(values[name]) for name in ("lr", "noise")))
-    first = {call.stage: call for call in reversed(calls)}
-    for stage in tqdm(stages_of(preset), desc="stages", unit="stage", disable=None):
-        file = folder / f"{stage}.onnx"
-        model = single(chain, preset, trace_stage(chain, preset, stage, *shape), stage)
-        ir.save(model, file, external_data=f"{stage}.bin")
-        eager = partial(first[stage].function, *first[stage].inputs)
-        row = Row(stage, count.eager(eager))
-        everyone: dict[str, Run] = {EAGER: partial(_array, eager)}
-        for name, (engine, precision) in engines.items():
-            everyone[name] = _stage_run(engine, precision, file, first[stage].inputs[0].numpy())
+    calls = record(chain, *(torch.from_numpy(values[name]) for name in ("lr", "noise")))
+    first = {call.stage.name: call for call in reversed(calls)}
+    for stage in tqdm(preset.stages, desc="stages", unit="stage", disable=None):
+        name, call = stage.name, first[stage.name]
+        file = folder / f"{name}.onnx"
+        model = single(chain, preset, trace_stage(chain, preset, name, *shape), name)
+        ir.save(model, file, external_data=f"{name}.bin")
+        row = Row(name, count.eager(partial(call.function, *call.arguments)))
+        everyone: dict[str, Run] = {EAGER: partial(_eager, call)}
+        for engine, (runtime, precision) in engines.items():
+            everyone[engine] = _stage_run(runtime, precision, file, call)
         yield time_in_turns(row, everyone, runs)
 
 
-def _array(call: Callable[[], torch.Tensor]) -> np.ndarray:
-    return call().numpy()
+def _eager(call: Call) -> np.ndarray:
+    return _joined(output.numpy() for output in call.function(*call.arguments))
 
 
-def _stage_run(engine: str, precision: str, file: Path, x: np.ndarray) -> Run:
+def _stage_run(engine: str, precision: str, file: Path, call: Call) -> Run:
     graph = run_onnxruntime(file) if engine == "onnxruntime" else run_openvino(file, precision)
-    return lambda: next(iter(graph({"x": x}).values()))
+    inputs = {name: value.numpy() for name, value in call.inputs.items()}
+
+    def run() -> np.ndarray:
+        results = graph(inputs)
+        return _joined(results[name] for name in call.stage.outputs)
+
+    return run
+
+
+def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """All values of a stage's outputs."""
+    return np.concatenate([array.ravel() for array in arrays])

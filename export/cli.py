@@ -13,9 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
+from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.tiles.sizes import parse_tile
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
@@ -23,7 +25,7 @@ EXTRA = "pip install 'lpnsr[cpu,export]'"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.bundle:
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.export.check.run_onnx import EngineMissingError
     from lpnsr.export.check.verify import ParityError
     from lpnsr.models.checkpoints import CheckpointError
+    from lpnsr.models.download import DownloadError
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.backends.base import BackendError
     from lpnsr.runtime.bundle import BundleError
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         BackendError,
         BundleError,
         CheckpointError,
+        DownloadError,
         EngineMissingError,
         ParityError,
         PresetError,
@@ -67,14 +71,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not (args.output or args.bundle or args.verify):
+        if not args.download:
+            parser.error("one of -o/--output, --bundle, --verify and --download is required")
+        args.output = bundle_folder(args.preset)
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lpnsr-export",
         description="Compile a model to a bundle: one static ONNX graph of the whole chain, "
         "verified against eager PyTorch.",
     )
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("-o", "--output", type=Path, help="folder of the bundle to make")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder of the bundle to make (default, with --download: in the cache, where "
+        "`lpnsr-run --model PRESET` finds it)",
+    )
     target.add_argument(
         "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
     )
@@ -142,11 +162,32 @@ def _parser() -> argparse.ArgumentParser:
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
+    add_downloads(parser)
     command.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
     return parser
+
+
+def add_downloads(parser: argparse.ArgumentParser) -> None:
+    """Add the options for downloads, which `lpnsr.export.weights.obtain` reads."""
+    group = parser.add_argument_group("downloads")
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch checkpoints that are not in --weights, once, to the cache ($LPNSR_HOME)",
+    )
+    group.add_argument(
+        "--accept-licences",
+        action="store_true",
+        help="accept the terms of what is downloaded, which are printed, without being asked",
+    )
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="with --download: take what is in the cache and connect to nothing",
+    )
 
 
 def _positive(text: str) -> int:
@@ -157,20 +198,25 @@ def _positive(text: str) -> int:
 
 def _verify(args: argparse.Namespace) -> None:
     from lpnsr.export.check.parity import verify_bundle
+    from lpnsr.export.weights import obtain
+    from lpnsr.models.presets import get_preset
+    from lpnsr.models.variants import vary
 
     given = {role: getattr(args, role) for role in ROLES}
     if args.pre_upsampler in STARTS:
         del given["pre_upsampler"]
     bundle = Bundle.open(args.verify)
-    _report(verify_bundle(bundle, args.weights, given))
+    preset = vary(get_preset(bundle.manifest.preset), **bundle.manifest.variant)
+    _report(verify_bundle(bundle, None, obtain(preset, args, given)))
     command.verify(bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
     from lpnsr.export.pack import check_target, pack, stages
+    from lpnsr.export.weights import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
-    from lpnsr.models.weights import find_weights, load_chain
+    from lpnsr.models.weights import load_chain
     from lpnsr.runtime.bundle import BundleError
 
     wanted = command.check(args)
@@ -184,7 +230,7 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
-    files = find_weights(preset, args.weights, given)
+    files = obtain(preset, args, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
     names = ["load weights", *stages(preset, shapes)]
@@ -223,13 +269,9 @@ def _report(bundle: Bundle) -> None:
         narrow = bool(graph.stage_parity)
         for precision, parity in graph.parity.items():
             fine = narrow or precision in graph.precisions
-            used = "" if fine else " (not accurate enough to be used)"
-            print(f"  {name} in {precision}: {_figures(parity)}{used}")
+            used = "" if fine else " (taken only if asked for, as it is not accurate)"
+            print(f"  {name} in {precision}: {sentence(parity)}{used}")
         for stage, parity in graph.stage_parity.items():
-            print(f"    {stage} in {bundle.manifest.precision[stage]}: {_figures(parity)}")
+            print(f"    {stage} in {bundle.manifest.precision[stage]}: {sentence(parity)}")
     if not narrow and not graph.stages and "bf16" not in graph.parity:
         print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")
-
-
-def _figures(parity: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in parity.items())

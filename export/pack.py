@@ -15,10 +15,12 @@ from lpnsr.export.check.parity import label, verify, verify_in_openvino
 from lpnsr.export.check.ranges import settle
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.graph.builder import Identity, identity
+from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.precision import DTYPES
-from lpnsr.export.graph.stage_graphs import stage_graphs, step_constants
-from lpnsr.export.graph.trace import stages_of, trace_stage
-from lpnsr.export.graph.unroll import single, unroll
+from lpnsr.export.graph.stage_graphs import stage_graphs
+from lpnsr.export.graph.trace import trace_stage
+from lpnsr.export.graph.unroll import precise_ends, unroll
+from lpnsr.kernels.recurrence import PICTURE
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.variants import describe
@@ -77,7 +79,8 @@ def pack(
         files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
         manifest = _manifest(preset, types, graphs, files)
         if topology == "staged":
-            manifest = dataclasses.replace(manifest, topology=topology, steps=step_constants(chain))
+            steps = tuple(chain.updates())
+            manifest = dataclasses.replace(manifest, topology=topology, steps=steps)
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if target.exists():
             shutil.move(target, Path(folder) / "replaced")
@@ -102,7 +105,7 @@ def check_target(target: Path, force: bool) -> None:
 def stages(preset: Preset, shapes: Sequence[Shape]) -> list[str]:
     """Names of the stages that `pack` goes through, in order."""
     labels = [_label(*shape) for shape in shapes]
-    traces = [f"trace {stage} {label}" for label in labels for stage in stages_of(preset)]
+    traces = [f"trace {stage.name} {label}" for label in labels for stage in preset.stages]
     return ["check ranges", *traces, "write", *(f"verify {label}" for label in labels)]
 
 
@@ -133,17 +136,37 @@ def _trace_all(
         for stage, precision in types.items():
             progress(f"trace {stage} {_label(batch, tile)}")
             traced[stage] = trace_stage(chain, preset, stage, batch, tile, DTYPES[precision])
-        name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}"
-        if topology == "staged":
-            stages = stage_graphs(chain, preset, traced, batch, tile, name)
-            graph = Graph("", tile, batch, {}, stages=tuple(stages))
-            models = list(stages.values())
-        else:
-            graph = Graph(f"{name}.onnx", tile, batch, {})
-            models = [unroll(chain, preset, traced, batch, tile)]
-        decoder = single(chain, preset, traced["decoder"], "decoder")
+        graph, models = _compose(chain, preset, traced, batch, tile, topology)
+        last = chain.stages[-1].name
+        decoder = single(chain, preset, traced[last], last)
         exported.append(_Exported(graph, models, decoder))
     return exported
+
+
+def _compose(
+    chain: Chain,
+    preset: Preset,
+    traced: Mapping[str, ir.Model],
+    batch: int,
+    tile: tuple[int, int],
+    topology: str,
+) -> tuple[Graph, list[ir.Model]]:
+    """What the manifest says of a graph, and its models in the order of its files."""
+    name = f"{preset.name}_{tile[0]}x{tile[1]}_b{batch}"
+    own = {
+        stage.name: traced[stage.name]
+        for stage in chain.stages
+        if topology == "staged" or stage.phase == PICTURE
+    }
+    parts = stage_graphs(chain, preset, own, batch, tile, name)
+    stages = tuple(stage for stage in parts if stage.phase != PICTURE)
+    picture = tuple(stage for stage in parts if stage.phase == PICTURE)
+    given = {value: preset.shape(value, batch, tile) for s in picture for value in s.outputs}
+    models = [parts[stage] for stage in (*stages, *picture)]
+    if not stages:
+        models.insert(0, unroll(chain, preset, traced, batch, tile))
+    file = "" if stages else f"{name}.onnx"
+    return Graph(file, tile, batch, {}, stages=stages, picture=picture, given=given), models
 
 
 def _verified(
@@ -198,16 +221,21 @@ def _manifest(
     preset: Preset, types: dict[str, str], graphs: Sequence[Graph], files: dict[str, str]
 ) -> Manifest:
     schedule = dataclasses.asdict(preset.schedule)
-    del schedule["noise_kinds"]  # `variant` tells them
+    schedule.pop("noise_kinds", None)  # `variant` tells them
+    packages = ["lpnsr", "torch", "onnx-ir", "onnxruntime"]
+    if any(len(graph.parity) > 1 for graph in graphs):  # measured as an engine reduces it
+        packages.append("openvino")
     return Manifest(
         preset=preset.name,
         scale=preset.scale,
         latent_channels=preset.latent_channels,
+        latent_side=preset.latent_side,
+        precise=precise_ends(preset),
         draws=preset.draws,
         schedule=schedule,
         precision=types,
         graphs=tuple(graphs),
         files=files,
-        versions={name: version(name) for name in ("lpnsr", "torch", "onnx-ir", "onnxruntime")},
+        versions={name: version(name) for name in packages},
         variant=describe(preset),
     )

@@ -1,6 +1,6 @@
 """The fused reverse step, with its noise read or made on the spot.
 
-    x'     = a·x + b·x0 + c·y + s·w·(mean + exp(logvar/2)·eps)
+    x'     = state·x + prediction·x0 + start·y + noise·weight·(mean + exp(logvar/2)·eps)
     scaled = x'·next_scale
 
 `reference` says it in NumPy, `residual_shift.h` in C++ for the CPU (`library`) and CUDA (`cuda`).
@@ -10,30 +10,11 @@ Without the library, for lack of a C++ compiler, NumPy does the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lpnsr.kernels import library, reference
-
-
-@dataclass(frozen=True)
-class Step:
-    """Factors of one step.
-
-    Attributes:
-        state: a, of the state x.
-        prediction: b, of the predicted x0.
-        start: c, of y, where the chain started.
-        noise: s, of the noise.
-        next_scale: factor of the new state as input of the next network; 1 for none.
-    """
-
-    state: float
-    prediction: float
-    start: float = 0.0
-    noise: float = 0.0
-    next_scale: float = 1.0
+from lpnsr.kernels.recurrence import Step
 
 
 def residual_shift(
@@ -63,7 +44,7 @@ def residual_shift(
         y: where the chain started.
         mean: mean of the noise.
         logvar: its log-variance, -174 to 176.
-        weight: w, the noise's weight.
+        weight: the noise's weight.
         eps: standard normal noise. Without it and `origins` there is only the mean.
         draw: which of the picture's noise draws to make.
         origins: uint32 (B, 4) from the function of this name, to make the noise instead of reading

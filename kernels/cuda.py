@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from cuda.core import Device, Kernel, ObjectCode, Stream
     from cuda.core.graph import GraphBuilder
 
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities, without the dot, that the kernel is built for."""
 
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Types that the state can have, with their size in bytes."""
+
+_INSTALL = "run: pip install 'lpnsr[cuda-kernels]'"
 
 _ACCESS = 16
 _THREADS = 128
@@ -43,8 +45,7 @@ def device(index: int = 0) -> Device:
     try:
         from cuda.core import Device
     except ImportError as error:
-        hint = "install it with: pip install 'lpnsr[cuda-kernels]'"
-        raise KernelError(f"cuda.core is missing; {hint}") from error
+        raise KernelError(f"cuda.core is missing; {_INSTALL}") from error
     # Without a driver this is the only call that fails cleanly; others fail or hang later.
     try:
         found = Device(index)
@@ -56,17 +57,25 @@ def device(index: int = 0) -> Device:
 
 
 def build(arch: str, name: str = "residual_shift") -> ObjectCode:
-    """Compile a source of this folder for one of `ARCHITECTURES`; needs NVRTC, but no GPU."""
-    from cuda.core import Program, ProgramOptions
+    """Compile a source of this folder for one of `ARCHITECTURES`; needs NVRTC, but no GPU.
 
+    Raises:
+        KernelError: CUDA's headers are missing.
+    """
+    from cuda.core import Program, ProgramOptions
+    from cuda.pathfinder import find_nvidia_header_directory
+
+    # Not the headers that newer versions of NVRTC bring along: PyTorch pins older ones.
+    headers = find_nvidia_header_directory("cudart")
+    if headers is None:
+        raise KernelError(f"CUDA's headers are missing; {_INSTALL}")
     source = Path(__file__).with_name(f"{name}.cu")
     options = ProgramOptions(
         name=source.name,
         arch=f"sm_{arch}",
         std="c++17",
         fma=False,  # sums as on a CPU
-        include_path=str(source.parent),
-        use_bundled_headers=True,
+        include_path=[str(source.parent), headers],
     )
     return Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin")
 

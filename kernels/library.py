@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from lpnsr.kernels import Step
+    from lpnsr.kernels.recurrence import Step
 
 _TENSORS = ("x", "x0", "y", "mean", "logvar", "weight", "eps")
 
@@ -70,6 +70,7 @@ def philox4x32(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """
     counters = np.ascontiguousarray(counters, dtype=np.uint32)
     words = np.empty_like(counters)
+    assert LIBRARY is not None, "lpnsr was built without a C++ compiler"
     LIBRARY.lpnsr_philox4x32(counters.ctypes.data, len(counters), *key, words.ctypes.data)
     return words
 
@@ -90,6 +91,7 @@ def update(
     sources = [None if source is None else np.ascontiguousarray(source) for source in sources]
     pointers = [_address(array) for array in (*sources, out, scaled)]
     update = _Update(*factors, draw, *out.shape, *pointers)
+    assert LIBRARY is not None, "lpnsr was built without a C++ compiler"
     LIBRARY.lpnsr_residual_shift(update, threads)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpnsr.models.categories import category_order
+from lpnsr.models.categories import Category, category_order
 from lpnsr.models.windows import WindowAttention, swin_mask
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -75,18 +75,6 @@ class DictionaryAttention(nn.Module):
         sharpness = 1 + self.scale.clamp(0, 1) * math.log(len(self.scale))
         similarity = query @ key.transpose(1, 2) * sharpness
         return similarity.softmax(dim=-1) @ self.wv(dictionary), similarity
-
-
-class Category(nn.Module):
-    """The dictionary entry that a token is most similar to.
-
-    Near-ties fall differently in other engines, and all that follows depends on them. This is a
-    module of its own so that a comparison can hook into it and make the same decisions.
-    """
-
-    def forward(self, similarity: Tensor) -> Tensor:
-        """(B, n, m) -> (B, n) int64."""
-        return similarity.argmax(dim=-1)
 
 
 class CategoryAttention(nn.Module):

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 64
+
+
+class Category(nn.Module):
+    """The dictionary entry that a token is most similar to.
+
+    Near-ties fall differently in other engines, and all that follows depends on them. This is a
+    module of its own so that exported graphs can show what it decides, and a comparison can make
+    the same decisions (`watched`).
+    """
+
+    def forward(self, similarity: Tensor) -> Tensor:
+        """(B, n, m) -> (B, n) int64."""
+        return similarity.argmax(dim=-1)
+
+
+@contextmanager
+def watched(module: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Show all decisions of `Category` modules in `module` to `see`, which may give others."""
+    with ExitStack() as hooks:
+        for part in module.modules():
+            if isinstance(part, Category):
+                hook = part.register_forward_hook(lambda _module, _inputs, own: see(own))
+                hooks.callback(hook.remove)
+        yield
 
 
 def category_order(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:

@@ -3,152 +3,228 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lpnsr.models.schedule import ReverseStep, Schedule
-
-LOGVAR_RANGE = (-30.0, 20.0)
+from lpnsr.kernels.recurrence import (
+    DENOISE,
+    GUIDE,
+    NOISE,
+    PHASES,
+    PICTURE,
+    START,
+    Step,
+    drive,
+)
+from lpnsr.models.families import Stage
+from lpnsr.models.schedule import OneStep, Schedule
 
 
 def residual_shift(
-    step: ReverseStep, x: Tensor, x0: Tensor, noise: Tensor | None = None, y: Tensor | None = None
+    step: Step,
+    x: Tensor,
+    x0: Tensor | None = None,
+    *,
+    y: Tensor | None = None,
+    mean: Tensor | None = None,
+    logvar: Tensor | None = None,
+    weight: Tensor | None = None,
+    eps: Tensor | None = None,
 ) -> Tensor:
-    """One reverse step, x_t -> x_{t-1}, all (B, C, h, w).
+    """One reverse step, x_t -> x_{t-1}; `lpnsr.kernels.residual_shift` with gradients.
 
-    Args:
-        step: factors of the terms.
-        x: state x_t.
-        x0: the denoiser's prediction.
-        noise: the noise, weighted; None where its factor is 0.
-        y: where the chain started; None where its factor is 0.
+    All tensors are (B, C, h, w). Those whose factor is 0 may be left out, and so may the noise's
+    distribution where it is standard normal, and its weight where it is 1.
     """
-    shifted = step.state * x + step.prediction * x0
-    if step.start:
-        shifted = shifted + step.start * y
-    return shifted + step.noise * noise if step.noise else shifted
+    terms = [(step.state, x), (step.prediction, x0), (step.start, y)]
+    shifted = sum(factor * value.float() for factor, value in terms if factor)
+    if not step.noise:
+        return shifted
+    noise = eps if mean is None else mean.float() + (logvar.float() / 2).exp() * eps
+    return shifted + step.noise * (noise if weight is None else weight * noise)
 
 
 class Chain(nn.Module):
-    """Pre-upsampler, encoder, auxiliary network, T x denoiser and noise predictor, decoder.
+    """The networks of a model, and the recurrence that calls them.
 
-    Sources: Yue et al., ResShift (2023), the chain without the optional networks. LPNSR (arXiv
-    2603.21045): a noise predictor replaces Gaussian noise, a trained pre-upsampler the bicubic
-    start. Zhang et al., UPSR (2025): an auxiliary network's estimate conditions the denoiser and
-    weights the noise.
+    Each network is an attribute with the name of its role, but for the autoencoder, or what stands
+    in for it, which is called `codec`; those that are left out are None.
 
     Args:
         schedule: the diffusion schedule.
-        pre_upsampler: makes the picture that the chain starts from.
-        codec: from picture to latent and back.
-        denoiser: predicts x_0.
-        noise_predictor: predicts the distribution of the noise; left out, it is standard normal.
-        auxiliary: estimates the picture; left out, the input conditions the denoiser, and all
-            noise weighs the same.
+        stages: what is called; see `lpnsr.models.families`. Those whose networks are not all there
+            are left out.
+        networks: by role.
     """
 
     def __init__(
         self,
-        schedule: Schedule,
-        pre_upsampler: nn.Module,
-        codec: nn.Module,
-        denoiser: nn.Module,
-        noise_predictor: nn.Module | None = None,
-        auxiliary: nn.Module | None = None,
+        schedule: Schedule | OneStep,
+        stages: Sequence[Stage],
+        networks: Mapping[str, nn.Module | None],
     ) -> None:
         super().__init__()
         self.schedule = schedule
-        self.pre_upsampler = pre_upsampler
-        self.codec = codec
-        self.denoiser = denoiser
-        self.noise_predictor = noise_predictor
-        self.auxiliary = auxiliary
+        self._stages = tuple(stages)
+        for role, network in networks.items():
+            setattr(self, _attribute(role), network)
 
-    def forward(self, lr: Tensor, noise: Tensor) -> Tensor:
-        """Upscale.
+    def network(self, role: str) -> nn.Module | None:
+        """The network that plays a role; None if there is none."""
+        return getattr(self, _attribute(role), None)
 
-        Args:
-            lr: (B, 3, h, w) in [-1, 1], sides multiples of the preset's `multiple`.
-            noise: (K, B, C, h, w) standard normal; draw 0 starts the chain, draw k feeds the
-                k-th step that uses noise.
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, in the order of the chain."""
+        return tuple(stage for stage in self._stages if None not in self.networks(stage))
 
-        Returns:
-            (B, 3, 4h, 4w) in [-1, 1].
+    def networks(self, stage: Stage) -> list[nn.Module | None]:
+        """Those that a stage calls."""
+        return [self.network(role) for role in stage.networks]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def updates(self) -> list[Step]:
+        """The update that starts the chain, then one for each of its steps.
+
+        Without a noise predictor noise is standard normal.
         """
-        return self.codec.decode(self.reverse(self.encode(lr), lr, noise)).clamp(-1, 1)
+        predicts = any(stage.phase == NOISE for stage in self.stages)
+        steps = self.schedule.updates()
+        return [replace(step, predicted=step.predicted and predicts) for step in steps]
 
-    def replaced(self, **parts: Schedule | nn.Module | None) -> Chain:
-        """A chain with other parts under the names of `__init__`; the rest is shared."""
+    def replaced(self, **parts: Schedule | OneStep | nn.Module | None) -> Chain:
+        """A chain with other attributes; the rest is shared."""
         changed = copy.copy(self)
         changed._modules = dict(self._modules)
         for name, part in parts.items():
             setattr(changed, name, part)
         return changed
 
-    def encode(self, lr: Tensor) -> Tensor:
-        """Latent y of the pre-upsampled picture, (B, C, h, w)."""
-        return self.codec.encode(self.pre_upsampler(lr))
+    def forward(self, lr: Tensor, noise: Tensor) -> Tensor:
+        """Upscale.
 
-    def reverse(self, y: Tensor, lr: Tensor, noise: Tensor) -> Tensor:
-        """The reverse chain from latent y to latent x_0, (B, C, h, w).
+        Args:
+            lr: (B, 3, h, w) in [-1, 1], sides multiples of the preset's `multiple`.
+            noise: (K, B, C, h', w') standard normal, with the sizes of a latent; draw 0 starts the
+                chain, draw k feeds the k-th step that uses noise.
+
+        Returns:
+            (B, 3, scale·h, scale·w) in [-1, 1].
 
         Raises:
             ValueError: there are more or fewer draws of noise than the schedule needs.
         """
-        if len(noise) != self.schedule.draws:
-            raise ValueError(f"the chain needs {self.schedule.draws} draws, not {len(noise)}")
-        condition, weight = self.guidance(lr, y)
-        draws = iter(noise)
-        x = y + self.schedule.start_noise * weight * next(draws)
-        for step in self.schedule.reverse_steps():
-            x0 = self.predict_x0(step, x, condition)
-            z = None
-            if step.noise:
-                z = weight * self.predict_noise(step, x, x0, condition, next(draws))
-            x = residual_shift(step, x, x0, z, y)
-        return x
+        return self.run(lr, noise)["sr"]
 
-    def guidance(self, lr: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
-        """What conditions the networks, (B, c, h, w), and the weight of the noise, (B, C, h, w)."""
-        if self.auxiliary is None:
-            return lr, 1.0
-        estimate = self.codec.encode(self.auxiliary(lr))
-        return torch.cat([estimate, y], dim=1), self.noise_weight(estimate, y)
+    def run(self, lr: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Upscale; all values of the chain by name, as they are at the end."""
+        return self._execute({"lr": lr}, noise, PHASES)
 
-    def noise_weight(self, estimate: Tensor, y: Tensor) -> Tensor:
-        """Weight of the noise, least where the estimate is equal to y, all (B, C, h, w)."""
-        least, full = self.schedule.least_weight, self.schedule.full_difference
-        uncertainty = ((estimate - y).abs() / (2 * full)).clamp(max=1)
-        return least + (1 - least) * uncertainty
+    def encode(self, lr: Tensor) -> Tensor:
+        """Latent y where the chain starts."""
+        executor = Eager(self, {"lr": lr}, ())
+        for stage in self._of((PICTURE, START)):
+            executor.call(stage, self.schedule.updates()[0], 0)
+        return executor.values["y"]
 
-    def predict_x0(self, step: ReverseStep, x: Tensor, condition: Tensor) -> Tensor:
-        """The denoiser on the normalised state, (B, C, h, w)."""
-        modulation = self.denoiser.modulation(_timestep(step, x))
-        return self.denoiser(torch.cat([x * step.input_scale, condition], dim=1), modulation)
+    def reverse(self, y: Tensor, lr: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+        """The reverse chain from latent y to latent x_0, or the state after its first `steps`.
 
-    def predict_noise(
-        self, step: ReverseStep, x: Tensor, x0: Tensor, condition: Tensor, eps: Tensor
-    ) -> Tensor:
-        """A sample of the noise predictor's Gaussian, (B, C, h, w); the state is not normalised.
+        Args:
+            y: a latent.
+            lr: (B, 3, h, w).
+            noise: (K, B, C, h', w'), as many draws as these steps use.
+            steps: how far to go; all by default.
 
-        Without a noise predictor, or at a step that does without, it is the draw `eps`.
+        Raises:
+            ValueError: there are more or fewer draws.
         """
-        if self.noise_predictor is None or not step.predicted:
-            return eps
-        mean, logvar = self.noise_distribution(step, x, x0, condition)
-        return mean + (logvar / 2).exp() * eps
+        phases = (PICTURE, GUIDE, DENOISE, NOISE)
+        return self._execute({"lr": lr, "y": y}, noise, phases, steps)["state"]
 
-    def noise_distribution(
-        self, step: ReverseStep, x: Tensor, x0: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the predicted noise, each (B, C, h, w)."""
-        modulation = self.noise_predictor.modulation(_timestep(step, x))
-        parameters = self.noise_predictor(torch.cat([x, x0, condition], dim=1), modulation)
-        mean, logvar = parameters.chunk(2, dim=1)
-        return mean, logvar.clamp(*LOGVAR_RANGE)
+    def predict_x0(self, step: Step, x: Tensor, *condition: Tensor) -> Tensor:
+        """The denoiser on a state, which is not normalised yet."""
+        (stage,) = self._of((DENOISE,))
+        return self.compute(stage, step, x * step.input_scale, *condition)[0]
+
+    def compute(self, stage: Stage, step: Step, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of a stage.
+
+        Args:
+            stage: one of `stages`.
+            step: whose timestep it is told.
+            inputs: in the order of the stage.
+        """
+        arguments = *inputs, *self.told(stage, step, inputs[0].device)
+        return stage(self.networks(stage), *arguments)
+
+    def told(
+        self, stage: Stage, step: Step, device: torch.device | str = "cpu"
+    ) -> tuple[object, ...]:
+        """What a stage is told of a timestep: one thing, or nothing if it does not want to know.
+
+        It is the same for the whole batch, over which it broadcasts.
+        """
+        if not stage.folded:
+            return ()
+        network, *_ = self.networks(stage)
+        return (network.modulation(torch.tensor([step.timestep], device=device)),)
+
+    def _of(self, phases: Collection[str]) -> list[Stage]:
+        return [stage for stage in self.stages if stage.phase in phases]
+
+    def _execute(
+        self,
+        values: Mapping[str, Tensor],
+        noise: Tensor,
+        phases: Collection[str],
+        steps: int | None = None,
+    ) -> dict[str, Tensor]:
+        updates = self.updates()[: None if steps is None else steps + 1]
+        draws = sum(step.noise > 0 for step in updates)
+        if len(noise) != draws:
+            raise ValueError(f"the chain needs {draws} draws, not {len(noise)}")
+        executor = Eager(self, values, noise)
+        drive(self._of(phases), updates, executor)
+        return executor.values
 
 
-def _timestep(step: ReverseStep, x: Tensor) -> Tensor:
-    """One timestep for the whole batch; its modulation broadcasts."""
-    return torch.tensor([step.timestep], device=x.device)
+class Eager:
+    """Computes a chain in eager PyTorch; an executor of `lpnsr.kernels.recurrence.drive`.
+
+    Args:
+        chain: the networks.
+        values: what is known at the start, by name.
+        noise: one draw after the other, each (B, C, h, w).
+
+    Attributes:
+        values: all values by name.
+    """
+
+    def __init__(
+        self, chain: Chain, values: Mapping[str, Tensor], noise: Tensor | Sequence[Tensor]
+    ) -> None:
+        self.chain, self.values, self._draws = chain, dict(values), iter(noise)
+
+    def call(self, stage: Stage, step: Step, number: int) -> None:
+        """Call the networks of a stage."""
+        inputs = [self.values[name] for name in stage.inputs]
+        outputs = self.chain.compute(stage, step, *inputs)
+        self.values |= zip(stage.outputs, outputs, strict=True)
+
+    def update(self, step: Step, state: str, terms: Sequence[str]) -> None:
+        """Update the state."""
+        values = {name: self.values[name] for name in terms}
+        eps = next(self._draws) if step.noise else None
+        x = residual_shift(step, self.values[state], **values, eps=eps)
+        self.values |= {"state": x, "scaled": x * step.next_scale}
+
+
+def _attribute(role: str) -> str:
+    return "codec" if role == "autoencoder" else role

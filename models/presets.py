@@ -13,7 +13,8 @@ from lpnsr.models.atd import ATD, ATDConfig
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
-from lpnsr.models.schedule import Schedule
+from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
+from lpnsr.models.schedule import OneStep, Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
 
@@ -68,13 +69,15 @@ class Preset:
     Attributes:
         name: what users call it.
         schedule: its diffusion schedule.
-        networks: trained networks by role (`lpnsr.models.roles.ROLES`): `pre_upsampler` (without
-            it the start is bicubic), `auxiliary` (estimates the picture; without it the denoiser
-            sees the input instead, and noise is not weighted), `autoencoder` (without it the
-            latent is the rearranged picture), `denoiser`, `noise_predictor` (without it noise is
-            standard normal).
+        networks: trained networks by role. Where stages of the family want others, `STAND_INS`
+            take their place: without a `pre_upsampler` the start is bicubic, without an
+            `autoencoder` the latent is the rearranged picture.
         latent_channels: channels of a latent.
+        latent_side: sides of a latent relative to those of the input; 1/2 for an autoencoder that
+            divides by 8, at a scale of 4.
+        shapes: shape, but for the batch, of values that are neither pictures nor latents.
         multiple: input sides must be multiples of this.
+        family: which stages the chain has, see `lpnsr.models.families`.
         weights: folder with the checkpoint files where they come with the package.
         scale: factor between input and output sides.
         tolerance: what export accepts.
@@ -83,21 +86,50 @@ class Preset:
     """
 
     name: str
-    schedule: Schedule
+    schedule: Schedule | OneStep
     networks: Mapping[str, Network]
     latent_channels: int
     multiple: int
+    family: Family = residual_shift
+    latent_side: float = 1.0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     weights: Path | None = None
     scale: int = 4
     tolerance: Tolerance = field(default_factory=Tolerance)
     bfloat16: tuple[str, ...] = ("pre_upsampler",)
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of its chain, in order."""
+        return self.family(self.networks)
+
     def build(self) -> Chain:
         """The eager chain with random weights, in evaluation mode."""
         networks = {role: network.build() for role, network in self.networks.items()}
-        networks["codec"] = networks.pop("autoencoder", None) or PixelCodec(self.scale)
-        networks.setdefault("pre_upsampler", Bicubic(self.scale))
-        return Chain(self.schedule, **networks).eval().requires_grad_(False)
+        for role in (role for stage in self.stages for role in stage.networks):
+            if role not in networks:
+                networks[role] = STAND_INS[role](self)
+        chain = Chain(self.schedule, self.stages, networks)
+        return chain.eval().requires_grad_(False)
+
+    def shape(self, value: str, batch: int, tile: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of a value of the chain (see `lpnsr.kernels.recurrence`).
+
+        Args:
+            value: its name.
+            batch: number B of tiles.
+            tile: (height, width) of the input.
+        """
+        height, width = tile
+        if value in self.shapes:
+            return batch, *self.shapes[value]
+        if value == "lr":
+            return batch, 3, height, width
+        if value in ("picture", "sr"):
+            return batch, 3, self.scale * height, self.scale * width
+        sides = (int(self.latent_side * side) for side in tile)
+        latent = batch, self.latent_channels, *sides
+        return (self.draws, *latent) if value == "noise" else latent
 
     @property
     def draws(self) -> int:
@@ -105,9 +137,14 @@ class Preset:
         return self.schedule.draws
 
 
-def module_of(chain: Chain, role: str) -> nn.Module:
-    """The network of `chain` that plays `role` in its preset."""
-    return chain.codec if role == "autoencoder" else getattr(chain, role)
+STAND_INS: Mapping[str, Callable[[Preset], nn.Module]] = {
+    "pre_upsampler": lambda preset: Bicubic(preset.scale),
+    "autoencoder": lambda preset: PixelCodec(preset.scale),
+    "noise_weight": lambda preset: NoiseWeight(
+        preset.schedule.least_weight, preset.schedule.full_difference
+    ),
+}
+"""Role -> what plays it without training."""
 
 
 def get_preset(name: str) -> Preset:

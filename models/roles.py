@@ -1,6 +1,7 @@
 """The names that presets and options use: parts of a chain, and what can stand in for them."""
 
-# What trained networks do in a chain.
+# Roles of trained networks whose checkpoints have an option of their own on the command line; those
+# of other families come from the folder of --weights.
 ROLES = ("pre_upsampler", "auxiliary", "autoencoder", "denoiser", "noise_predictor")
 # Where a chain starts from: the bicubic picture or the pre-upsampler's.
 STARTS = ("bicubic", "swinir")

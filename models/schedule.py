@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class ReverseStep:
-    """One step of a reverse chain, x' = x·state + x0·prediction + y·start + z·noise.
-
-    Attributes:
-        timestep: what the networks are told, t - 1.
-        input_scale: the denoiser sees the state times this.
-        state: factor of the current state x_t.
-        prediction: factor of the predicted x_0.
-        start: factor of y, where the chain started; 0 in a random chain.
-        noise: factor of the noise z; 0 in a deterministic chain and at the last step.
-        predicted: whether z comes from the noise predictor, if the chain has one; else z is drawn.
-    """
-
-    timestep: int
-    input_scale: float
-    state: float
-    prediction: float
-    start: float
-    noise: float
-    predicted: bool = True
+from lpnsr.kernels.recurrence import Step
 
 
 @dataclass(frozen=True)
@@ -100,36 +80,79 @@ class Schedule:
     @property
     def draws(self) -> int:
         """Noise draws of the chain: one starts it, and one for each step that uses noise."""
-        return 1 + sum(step.noise > 0 for step in self.reverse_steps())
+        return sum(step.noise > 0 for step in self.updates())
 
-    def reverse_steps(self) -> list[ReverseStep]:
+    def updates(self) -> list[Step]:
+        """The update that starts the chain, then one for each of its steps."""
+        steps = self.reverse_steps()
+        start = Step(
+            state=1.0,
+            prediction=0.0,
+            noise=self.start_noise,
+            next_scale=steps[0].input_scale,
+            timestep=steps[0].timestep,
+        )
+        return [start, *steps]
+
+    def reverse_steps(self) -> list[Step]:
         """The steps in the order of the chain, from where it starts."""
         etas = [0.0, *self.etas.tolist()]
         steps = [self._step(t - 1, etas[t], etas[max(t - self.stride, 0)]) for t in self._visited]
-        told = [
-            _with_noise(step, kind) for step, kind in zip(steps, self.noise_kinds, strict=False)
-        ]
-        return told + steps[len(told) :]
+        for number, kind in enumerate(self.noise_kinds):
+            steps[number] = _with_noise(steps[number], kind)
+        scales = [*(step.input_scale for step in steps[1:]), 1.0]
+        return [replace(step, next_scale=scale) for step, scale in zip(steps, scales, strict=True)]
 
     @property
     def _visited(self) -> range:
         """The t of every state x_t that the chain goes on from."""
         return range(self.start or self.steps, 0, -self.stride)
 
-    def _step(self, timestep: int, eta: float, previous: float) -> ReverseStep:
+    def _step(self, timestep: int, eta: float, previous: float) -> Step:
         state = math.sqrt(previous / eta) if self.deterministic else previous / eta
         start = previous - math.sqrt(eta * previous) if self.deterministic else 0.0
         variance = 0.0 if self.deterministic else previous * (eta - previous) / eta
-        return ReverseStep(
-            timestep=timestep,
-            input_scale=(self.noise_variance * self.kappa**2 * eta + self.data_variance) ** -0.5,
+        return Step(
             state=state,
             prediction=1.0 - state - start,
             start=start,
             noise=self.kappa * math.sqrt(variance),
+            predicted=variance > 0,
+            timestep=timestep,
+            input_scale=(self.noise_variance * self.kappa**2 * eta + self.data_variance) ** -0.5,
         )
 
 
-def _with_noise(step: ReverseStep, kind: str) -> ReverseStep:
+@dataclass(frozen=True)
+class OneStep:
+    """x_0 is what the denoiser makes of y; nothing is drawn.
+
+    A family that works so need not know of residual shifting.
+    """
+
+    steps: ClassVar[int] = 1
+    draws: ClassVar[int] = 0
+    deterministic: ClassVar[bool] = True
+
+    def truncated(self, steps: int) -> OneStep:
+        """Itself.
+
+        Raises:
+            ValueError: `steps` is not 1.
+        """
+        if steps != 1:
+            raise ValueError(f"a chain of one step cannot be run with {steps}")
+        return self
+
+    def updates(self) -> list[Step]:
+        """The update that starts the chain, y as it is, and its step."""
+        return [Step(state=1.0, prediction=0.0), Step(state=0.0, prediction=1.0)]
+
+    def reverse_steps(self) -> list[Step]:
+        """The step."""
+        return self.updates()[1:]
+
+
+def _with_noise(step: Step, kind: str) -> Step:
     noise = 0.0 if kind == "zero" else step.noise
-    return replace(step, noise=noise, predicted=kind == "predicted")
+    return replace(step, noise=noise, predicted=kind == "predicted" and noise > 0)

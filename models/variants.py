@@ -39,10 +39,9 @@ def vary(
             preset = replace(preset, schedule=preset.schedule.truncated(steps))
         except ValueError as error:
             raise PresetError(f"{preset.name}: {error}") from error
-    if noise:
-        kinds = _kind_of_each_step(preset, noise)
+    if noise and (kinds := _kind_of_each_step(preset, noise)):
         preset = replace(preset, schedule=replace(preset.schedule, noise_kinds=kinds))
-    if not any(step.noise and step.predicted for step in preset.schedule.reverse_steps()):
+    if not any(step.predicted for step in preset.schedule.reverse_steps()):
         preset = _without(preset, "noise_predictor")
     return preset
 

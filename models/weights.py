@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import CheckpointError, load_network
-from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.presets import Preset
 
 
 def find_weights(
@@ -37,17 +37,24 @@ def find_weights(
     return {role: given.get(role) or _find(preset, role, folder) for role in roles}
 
 
+def look_up(preset: Preset, role: str, folder: Path) -> Path | None:
+    """The checkpoint of one network in a folder, if it is there."""
+    for name in preset.networks[role].files:
+        for candidate in (folder / name, (folder / name).with_suffix(".safetensors")):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
 def _find(preset: Preset, role: str, folder: Path | None) -> Path:
     names = preset.networks[role].files
     if folder is None:
         raise CheckpointError(
-            f"{preset.name} needs weights: name their folder with --weights DIR "
-            f"(for the {role}, {names[0]}) or each file, as in {_option(role)}"
+            f"{preset.name} needs weights: fetch them with --download, name their folder with "
+            f"--weights DIR (for the {role}, {names[0]}) or each file, as in {_option(role)}"
         )
-    for name in names:
-        for candidate in (folder / name, (folder / name).with_suffix(".safetensors")):
-            if candidate.is_file():
-                return candidate
+    if found := look_up(preset, role, folder):
+        return found
     raise CheckpointError(
         f"{folder} has no checkpoint of the {role}: put {' or '.join(names)} there, "
         f"or name the file with {_option(role)}"
@@ -66,5 +73,5 @@ def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
     """
     chain = preset.build()
     for role, file in files.items():
-        load_network(module_of(chain, role), file, role)
+        load_network(chain.network(role), file, role)
     return chain

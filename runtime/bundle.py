@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, PHASES, START, Step
+from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.onnxfile import DamagedError, references
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = 4
 READABLE = (2, 3, 4)
-"""Format 3 adds the staged topology, format 4 calls precisions by the names in `PRECISIONS`."""
+"""Format 3 adds the staged topology, format 4 what families differ in, and it calls precisions by
+the names in `PRECISIONS`. `_upgrade` fills in what an older manifest leaves to be known."""
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 """What a network is computed in."""
@@ -26,13 +34,11 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 _FORMER = {"float32": "fp32", "f32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """What precisions were called before format 4."""
 
-
 TOPOLOGIES = ("unrolled", "staged")
-NEEDED = {"pre_upsampler", "encoder", "denoiser", "decoder"}
-"""Stages without which there is no chain."""
 
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).resolve().parent / "builtin"
+BUILTIN_NAME = "lpnsr-tiny"
 
 
 class BundleError(ValueError):
@@ -44,40 +50,30 @@ class Stage:
     """One network of a staged chain, with an ONNX graph of its own.
 
     Attributes:
-        name: "pre_upsampler", "encoder", "auxiliary", "denoiser", "noise_predictor" or "decoder".
+        name: what it is called.
         file: file name inside the bundle.
-        inputs: names of the graph's inputs, in order (see `lpnsr.runtime.backends.staged`).
+        inputs: names of the graph's inputs, in order (see `lpnsr.kernels.recurrence`). One that is
+            told the timestep ends in `step`, (1,) int64, the number of the step from 0.
         outputs: names of its outputs, in order.
+        phase: when it is called, one of `lpnsr.kernels.recurrence.PHASES`.
     """
 
     name: str
     file: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    phase: str
 
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Stage:
+        """From what `asdict` and JSON have made of it.
 
-@dataclass(frozen=True)
-class StepConstants:
-    """One update of the state, x' = state·x + prediction·x0 + start·y + noise·w·z.
-
-    z is a sample of the predicted noise, mean + exp(logvar/2)·eps, or the draw eps itself; w is the
-    noise's weight, where there is an auxiliary network.
-
-    Attributes:
-        state: factor of the state; that of y at the update that starts the chain.
-        prediction: factor of the denoiser's prediction.
-        start: factor of y.
-        noise: factor of the noise; 0 if the update takes no draw.
-        next_scale: the next denoiser call sees the new state times this.
-        predicted: whether the noise predictor gives mean and variance; else they are 0 and 1.
-    """
-
-    state: float
-    prediction: float
-    start: float
-    noise: float
-    next_scale: float
-    predicted: bool
+        Raises:
+            LookupError: a field is missing.
+            TypeError: a field is not of its type.
+        """
+        inputs, outputs = tuple(fields["inputs"]), tuple(fields["outputs"])
+        return cls(fields["name"], fields["file"], inputs, outputs, fields["phase"])
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,9 @@ class Graph:
             2), and, if fp16 was considered, `largest`, the largest magnitude it has to hold;
             measured for graphs with narrow stages, on equal inputs.
         stages: the networks of a staged chain, each with its own graph.
+        picture: stages whose outputs are made for each tile of a picture before all else, and
+            averaged over them.
+        given: these outputs, name -> shape; further inputs of the chain.
     """
 
     file: str
@@ -105,11 +104,14 @@ class Graph:
     precisions: tuple[str, ...] = ("fp32",)
     stage_parity: dict[str, dict[str, float]] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+    picture: tuple[Stage, ...] = ()
+    given: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Names of all its ONNX files."""
-        return tuple(stage.file for stage in self.stages) or (self.file,)
+        chain = tuple(stage.file for stage in self.stages) or (self.file,)
+        return (*chain, *(stage.file for stage in self.picture))
 
     @property
     def pixels(self) -> int:
@@ -125,9 +127,8 @@ class Graph:
             TypeError: a field is not of its type.
         """
         height, width = fields["tile"]
-        stages = tuple(
-            Stage(s["name"], s["file"], tuple(s["inputs"]), tuple(s["outputs"]))
-            for s in fields.get("stages", ())
+        stages, picture = (
+            tuple(map(Stage.from_fields, fields.get(name, ()))) for name in ("stages", "picture")
         )
         return cls(
             fields["file"],
@@ -137,6 +138,8 @@ class Graph:
             tuple(map(_precision, fields["precisions"])),
             dict(fields.get("stage_parity", {})),
             stages,
+            picture,
+            {name: tuple(map(int, shape)) for name, shape in fields.get("given", {}).items()},
         )
 
 
@@ -170,12 +173,16 @@ class Manifest:
     Attributes:
         preset: name of the model preset.
         scale: factor between input and output sides.
-        latent_channels: channels C of the noise input; latents have the input's height and width.
-        draws: number K of noise draws the chain makes, the first of them starts it.
+        latent_channels: channels C of a latent and of the noise.
+        latent_side: sides of a latent and of the noise, relative to those of the input.
+        draws: number K of noise draws the chain makes, the first of them starts it; without any,
+            there is no noise input.
         schedule: the diffusion schedule's settings.
         precision: stage name -> what it is computed in, one of `PRECISIONS`.
         inputs: graph input names, the picture (B, 3, h, w) in [-1, 1] and the noise
-            (K, B, C, h, w).
+            (K, B, C, latent_side·h, latent_side·w).
+        precise: pairs of tensors in an unrolled graph. What is between them has near-ties and
+            wants float32, whatever an engine reduces the rest to; there a graph may be cut.
         output: graph output name, (B, 3, scale·h, scale·w) in [-1, 1].
         variant: which variant of the preset it is: `steps`, the length of the chain, `noise`, the
             kind that each step but the last adds ("predicted", "gaussian", "zero"), and `start`,
@@ -184,7 +191,7 @@ class Manifest:
         topology: one of `TOPOLOGIES`.
         steps: of a staged chain, the update that starts it, then one for each step.
         files: file name -> SHA-256 of every file but the manifest and the engines.
-        versions: the packages that made the bundle.
+        versions: the packages that made the bundle and measured `parity`.
         engines: what was built of the graphs.
     """
 
@@ -202,8 +209,15 @@ class Manifest:
     variant: dict[str, int | str | list[str]] = field(default_factory=dict)
     engines: tuple[Engine, ...] = ()
     topology: str = "unrolled"
-    steps: tuple[StepConstants, ...] = ()
+    steps: tuple[Step, ...] = ()
+    latent_side: float = 1.0
+    precise: tuple[tuple[str, str], ...] = ()
     format: int = field(default=FORMAT)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether some stage is run for a whole picture first, or nothing is drawn."""
+        return not self.draws or any(graph.picture for graph in self.graphs)
 
     def to_json(self) -> str:
         """The manifest as an indented JSON document."""
@@ -223,8 +237,10 @@ class Manifest:
                     f"bundle format {fields['format']} is not the supported {FORMAT}; "
                     "export the bundle again with this version of lpnsr-export"
                 )
+            if fields["format"] < FORMAT:
+                _upgrade(fields)
             graphs = tuple(map(Graph.from_fields, fields.pop("graphs")))
-            steps = tuple(StepConstants(**step) for step in fields.pop("steps", ()))
+            steps = tuple(Step(**step) for step in fields.pop("steps", ()))
             fields |= {"inputs": tuple(fields["inputs"]), "files": dict(fields["files"])}
             engines = tuple(
                 Engine(
@@ -232,9 +248,9 @@ class Manifest:
                 )
                 for e in fields.pop("engines", ())
             )
-            precision = {k: _precision(v) for k, v in fields["precision"].items()}
-            fields |= {"steps": steps, "engines": engines, "format": FORMAT}
-            fields["precision"] = precision
+            precise = tuple((str(start), str(end)) for start, end in fields.pop("precise", ()))
+            fields |= {"steps": steps, "engines": engines, "precise": precise, "format": FORMAT}
+            fields["precision"] = {k: _precision(v) for k, v in fields["precision"].items()}
             manifest = cls(graphs=graphs, **fields)
             manifest._check()
             return manifest
@@ -256,22 +272,31 @@ class Manifest:
         for engine in self.engines:
             texts += [engine.file, engine.sha256, engine.graph, engine.builder, engine.version]
             texts += [*engine.gpus, *engine.sources, *engine.sources.values()]
-        texts += [name for g in self.graphs for name in (g.file, *g.files)]
-        texts += [n for g in self.graphs for s in g.stages for n in (*s.inputs, *s.outputs)]
+        stages = [stage for g in self.graphs for stage in (*g.stages, *g.picture)]
+        texts += [name for g in self.graphs for name in (g.file, *g.files, *g.given)]
+        texts += [text for s in stages for text in (s.name, s.phase, *s.inputs, *s.outputs)]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a name is not a text")
         if self.topology not in TOPOLOGIES:
             raise ValueError("there is no such topology")
-        for stages in (graph.stages for graph in self.graphs):
-            if bool(stages) != (self.topology == "staged"):
+        for graph in self.graphs:
+            if bool(graph.stages) != (self.topology == "staged"):
                 raise ValueError("the stages do not suit the topology")
-            if stages and not ({stage.name for stage in stages} >= NEEDED and self.steps):
-                raise ValueError("a stage or a step is missing")
+            if {*graph.given} != {name for stage in graph.picture for name in stage.outputs}:
+                raise ValueError("nothing gives one of the inputs")
+            if graph.stages:
+                _check_stages(graph, len(self.steps))
+            if any(side * self.latent_side % 1 for side in graph.tile):
+                raise ValueError("a tile is no whole latent")
         if not set(self.precision.values()) <= set(PRECISIONS):
             raise ValueError("there is no such precision")
         if len(self.inputs) != 2:
             raise ValueError("there are two inputs")
-        counts = [self.scale, self.latent_channels, self.draws]
+        if type(self.draws) is not int or not 0 <= self.draws < 2**20:
+            raise ValueError("the number of draws is none")
+        if not 0 < self.latent_side < 2**20:
+            raise ValueError("a latent has no sides")
+        counts = [self.scale, self.latent_channels]
         counts += [number for g in self.graphs for number in (*g.tile, g.batch)]
         if not all(type(count) is int and 0 < count < 2**20 for count in counts):
             raise ValueError("a size is not a positive number")
@@ -288,11 +313,14 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Open the bundle in folder `path` and check every file against its SHA-256.
 
+        Args:
+            path: its folder, or its name, if `lpnsr-export` has put it into the cache.
+
         Raises:
             BundleError: no bundle there, a file is missing or differs from its hash, or a name in
                 the manifest points out of the bundle.
         """
-        path = Path(path)
+        path = locate(Path(path))
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle (no {MANIFEST}); make one with lpnsr-export")
         try:
@@ -362,6 +390,56 @@ class Bundle:
                 )
 
 
+def locate(path: Path) -> Path:
+    """The folder of a bundle, which may be called by its name: the cache's, or the built-in one.
+
+    A folder that is there goes before one of that name in the cache.
+    """
+    if (path / MANIFEST).is_file() or len(path.parts) != 1:
+        return path
+    with suppress(RuntimeError):  # the user has no home folder
+        kept = bundle_folder(path.name)
+        if (kept / MANIFEST).is_file():
+            return kept
+    return BUILTIN if path.name == BUILTIN_NAME else path
+
+
+def _check_stages(graph: Graph, steps: int) -> None:
+    """Refuse stages that are not a chain.
+
+    Raises:
+        ValueError: one of what they go through is missing, or there is no such phase.
+    """
+    stages = graph.stages
+    phases = {stage.phase for stage in stages}
+    if steps < 2 or not {START, DENOISE, END} <= phases <= set(PHASES):
+        raise ValueError("a stage or a step is missing")
+    known = {"lr", "step", "state", "scaled", *graph.given}
+    for stage in sorted(stages, key=lambda stage: PHASES.index(stage.phase)):
+        if not known.issuperset(stage.inputs):
+            raise ValueError(f"nothing makes what {stage.name} takes")
+        known.update(stage.outputs)
+    if not known >= {"y", "x0", "sr"}:
+        raise ValueError("a stage is missing")
+
+
+def _upgrade(fields: dict[str, Any]) -> None:
+    """Fill in what manifests of formats 2 and 3 leave to be known by name."""
+    phases = {
+        "pre_upsampler": START,
+        "encoder": START,
+        "auxiliary": GUIDE,
+        "denoiser": DENOISE,
+        "noise_predictor": NOISE,
+        "decoder": END,
+    }
+    for graph in fields["graphs"]:
+        for stage in graph.get("stages", ()):
+            stage["phase"] = phases[stage["name"]]
+    if "quantizer" in fields["precision"]:
+        fields["precise"] = [("x_0", "quantized")]
+
+
 def _precision(name: str) -> str:
     """Today's name of a precision."""
     return _FORMER.get(name, name)
@@ -374,14 +452,25 @@ def shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:
     """
     (height, width), scale = graph.tile, manifest.scale
     lr, noise = manifest.inputs
-    promised = {
-        lr: (graph.batch, 3, height, width),
-        noise: (manifest.draws, graph.batch, manifest.latent_channels, height, width),
-        manifest.output: (graph.batch, 3, scale * height, scale * width),
-    }
-    if graph.stages:
-        del promised[noise]
-    return promised
+    promised = {lr: (graph.batch, 3, height, width)}
+    if manifest.draws and not graph.stages:
+        promised[noise] = (manifest.draws, *latent_shape(manifest, graph))
+    promised |= graph.given
+    return promised | {manifest.output: (graph.batch, 3, scale * height, scale * width)}
+
+
+def inputs(
+    manifest: Manifest, lr: np.ndarray, noise: np.ndarray, given: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A chain's inputs by name: the picture, the noise if it draws any, and what is given."""
+    name, noise_name = manifest.inputs
+    return {name: lr, **({noise_name: noise} if manifest.draws else {}), **given}
+
+
+def latent_shape(manifest: Manifest, graph: Graph) -> tuple[int, int, int, int]:
+    """Shape of a latent, and of one draw of noise."""
+    height, width = (int(side * manifest.latent_side) for side in graph.tile)
+    return graph.batch, manifest.latent_channels, height, width
 
 
 def sha256(file: Path) -> str:

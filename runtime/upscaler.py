@@ -191,7 +191,7 @@ class Upscaler:
             "color_fix": color_fix,
             "progress": progress,
         }
-        if isinstance(picture, list | tuple):
+        if isinstance(picture, Sequence):
             return [self._upscale(each, **options) for each in picture]
         if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
             return np.stack([self._upscale(each, **options) for each in picture])

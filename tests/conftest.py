@@ -1,5 +1,6 @@
 """The reference data, and comparisons that show what the errors look like when they fail."""
 
+import functools
 import gc
 import importlib.util
 import json
@@ -58,6 +59,26 @@ def _checkpoints(recipe, forms, folder):
     gc.collect()
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory):
+    """The same networks as in the full-size model, as small as they get, and two steps."""
+    from small import MICRO, random_model
+
+    return random_model(MICRO, tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def micro_traces(micro):
+    """Traces stages of `micro`, each once in a session."""
+    from lpnsr.export.graph.trace import trace_stage
+
+    @functools.cache
+    def traced(stage, batch, tile, dtype):
+        return trace_stage(micro.chain, micro.preset, stage, batch, tile, dtype)
+
+    return lambda stage, batch, tile, dtype="float32": traced(stage, batch, tile, dtype)
 
 
 @pytest.fixture(scope="session")

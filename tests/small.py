@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import VQCodec, VQConfig
-from lpnsr.models.presets import Network, Preset, module_of
+from lpnsr.models.presets import Network, Preset
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
@@ -31,7 +31,7 @@ def random_model(preset, folder):
     for parameter in chain.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
     for role, network in preset.networks.items():
-        save_file(module_of(chain, role).state_dict(), folder / network.files[0])
+        save_file(chain.network(role).state_dict(), folder / network.files[0])
     return Model(preset, chain, folder)
 
 

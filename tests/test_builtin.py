@@ -61,6 +61,7 @@ def reduced():
     return [sample.load(4) for sample in samples.find(UNSEEN, reduced=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", ["reduced", "degraded"])
 def test_predicted_noise_is_better_than_random_noise_and_than_none(request, pairs):
     preset = get_preset("lpnsr-tiny")
@@ -81,6 +82,7 @@ def test_predicted_noise_is_better_than_random_noise_and_than_none(request, pair
             assert gain >= 0.01
 
 
+@pytest.mark.slow
 def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):
     results = [
         (compare(upscaler.upscale(small), large), compare(samples.bicubic(small, 4), large))

@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from lpnsr.benchmarks import cli as benchmarks
 from lpnsr.models.training import cli as training
 from lpnsr.runtime.command import cli
@@ -36,6 +38,7 @@ def test_the_python_example_runs(monkeypatch):
     assert names["large"].shape == (4 * height, 4 * width, 3)
 
 
+@pytest.mark.slow
 def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for command in block("sh", "lpnsr-bench quality").splitlines():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from lpnsr.export.graph.trace import stage_method, stages_of
-from lpnsr.models.chain import Chain
-from lpnsr.models.presets import Preset
+from lpnsr.kernels.recurrence import Step, drive
+from lpnsr.models.chain import Chain, Eager
+from lpnsr.models.families import Stage
 
 
 @dataclass(frozen=True)
@@ -21,42 +20,49 @@ class Call:
     """One call of a stage.
 
     Attributes:
-        stage: which of `lpnsr.export.graph.trace.STAGES`.
+        stage: which.
         function: computes it.
-        inputs: its arguments; pictures first, for a Swin-UNet followed by its modulation.
-        output: what it gives, (B, c, h, w).
+        arguments: the inputs, followed, if the stage is told the timestep, by what this comes to.
+        outputs: what it gives.
     """
 
-    stage: str
-    function: Callable[..., Tensor]
-    inputs: Sequence[Any]
-    output: Tensor
+    stage: Stage
+    function: Callable[..., tuple[Tensor, ...]]
+    arguments: tuple[Any, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The inputs by name."""
+        return dict(zip(self.stage.inputs, self.arguments, strict=False))
 
 
 @torch.no_grad()
-def record(chain: Chain, preset: Preset, lr: Tensor, noise: Tensor) -> list[Call]:
+def record(chain: Chain, lr: Tensor, noise: Tensor) -> list[Call]:
     """Run the eager chain; all calls of its stages, in order.
 
     Args:
         chain: the networks, float32.
-        preset: what they are.
         lr: (B, 3, h, w) in [-1, 1].
-        noise: (K, B, C, h, w), standard normal.
+        noise: (K, B, C, h', w'), standard normal.
     """
-    calls: list[Call] = []
+    executor = _Recording(chain, {"lr": lr}, noise)
+    drive(chain.stages, chain.updates(), executor)
+    return executor.calls
 
-    def listening(stage: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*inputs: object) -> Tensor:
-            output = function(*inputs)
-            calls.append(Call(stage, function, inputs, output))
-            return output
 
-        return call
+class _Recording(Eager):
+    """Computes a chain and notes what is called."""
 
-    with ExitStack() as patches:
-        for stage in stages_of(preset):
-            owner, method = stage_method(chain, preset, stage)
-            function = listening(stage, getattr(owner, method))
-            patches.enter_context(patch.object(owner, method, function))
-        chain(lr, noise)
-    return calls
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.calls: list[Call] = []
+
+    def call(self, stage: Stage, step: Step, number: int) -> None:
+        """Call a stage and note it."""
+        inputs = [self.values[name] for name in stage.inputs]
+        arguments = (*inputs, *self.chain.told(stage, step, inputs[0].device))
+        super().call(stage, step, number)
+        outputs = tuple(self.values[name] for name in stage.outputs)
+        function = partial(stage, self.chain.networks(stage))
+        self.calls.append(Call(stage, function, arguments, outputs))

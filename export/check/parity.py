@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.emulate import emulate
@@ -23,12 +22,12 @@ from lpnsr.export.check.verify import (
     measure,
     measure_decoder,
     random_input,
+    tensors,
 )
-from lpnsr.export.graph import stage_graphs
 from lpnsr.export.graph.builder import IR_VERSION
-from lpnsr.export.graph.stage_graphs import step_constants
-from lpnsr.export.graph.trace import STAGES
-from lpnsr.export.graph.unroll import LATENT, boundaries, show
+from lpnsr.export.graph.unroll import LATENT, ends, show
+from lpnsr.kernels.recurrence import END
+from lpnsr.models.categories import Category
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.variants import vary
@@ -72,10 +71,11 @@ def verify(
     if name == "fp32":
         check(parity, preset.tolerance)
         return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}})
-    lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
-    stages = measure_stages(record(chain, preset, lr, noise), graph, models, folder)
-    if types["decoder"] != "fp32":
-        parity["decoder_psnr"] = stages["decoder"]["psnr"]
+    calls = record(chain, *tensors(values))
+    stages = measure_stages(calls, graph, models, folder)
+    last = chain.stages[-1].name
+    if types[last] != "fp32":
+        parity["decoder_psnr"] = stages[last]["psnr"]
     check_narrow(parity, types, preset.tolerance)
     return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}}, stage_parity=stages)
 
@@ -116,7 +116,7 @@ def _runs(
         for name, model in models.items()
     }
     if not graph.stages:
-        return runs[graph.file]
+        return _given(graph, runs, runs[graph.file])
 
     def run(values: Values) -> Values:
         more = {}
@@ -126,9 +126,21 @@ def _runs(
             more.update(found)
             return [found[name] for name in stage.outputs]
 
-        steps = step_constants(chain)
-        found = runtime.upscale(graph.stages, steps, compute, values["lr"], values["noise"])
+        noise = values.get("noise", ())
+        found = runtime.upscale(graph.stages, chain.updates(), compute, values, noise)
         return {**more, "sr": found["sr"], LATENT: found["state"]}
+
+    return _given(graph, runs, run)
+
+
+def _given(graph: Graph, runs: Mapping[str, Run], chain: Run) -> Run:
+    """Runs the stages for a picture first, and gives `chain` what they give."""
+
+    def run(values: Values) -> Values:
+        given = {}
+        for stage in graph.picture:
+            given |= runs[stage.file]({name: values[name] for name in stage.inputs})
+        return chain({**values, **given})
 
     return run
 
@@ -149,8 +161,9 @@ def verify_in_openvino(
     Returns:
         `graph` with these figures, and bf16 among its precisions if they are within the limits.
     """
-    # An auxiliary network sorts tokens by counts and places that bfloat16 cannot hold.
-    if not computes_bf16() or "auxiliary" in preset.networks:
+    # A network that sorts tokens does so by counts and places that bfloat16 cannot hold.
+    sorts = any(isinstance(module, Category) for module in chain.modules())
+    if sorts or not computes_bf16():
         return graph
     seed = int(graph.parity["fp32"]["seed"])
     show(model)
@@ -159,9 +172,11 @@ def verify_in_openvino(
         for part, file in zip((model, decoder), files, strict=True):
             ir.save(part, file, external_data=f"{file.stem}.bin" if part is decoder else None)
         values = random_input(preset, graph.batch, graph.tile, seed)
-        found = measure(chain, run_openvino(files[0], "bf16"), values)
-        if "autoencoder" in preset.networks:
-            shape = (graph.batch, preset.latent_channels, *graph.tile)
+        picture = {s.file: run_onnxruntime(folder / s.file) for s in graph.picture}
+        run = _given(graph, picture, run_openvino(files[0], "bf16"))
+        found = measure(chain, run, values)
+        if any(stage.precise and stage.phase == END for stage in chain.stages):
+            shape = preset.shape("state", graph.batch, graph.tile)
             latent = np.random.default_rng(seed).standard_normal(shape, np.float32)
             found |= measure_decoder(chain, run_openvino(files[1], "bf16"), latent)
     finally:
@@ -189,17 +204,23 @@ def measure_stages(
         models: its ONNX graphs by file name.
         folder: of their weights.
     """
-    first = {call.stage: call for call in reversed(calls)}
-    stages = [stage for stage in STAGES if stage in first]
-    ends = stage_graphs.boundaries(stages) if graph.stages else boundaries(stages)
-    files = {stage.name: stage.file for stage in graph.stages}
+    first: dict[str, Call] = {}
+    for call in calls:
+        first.setdefault(call.stage.name, call)
+    files = {stage.name: stage.file for stage in (*graph.stages, *graph.picture)}
     found = {}
-    for stage, (source, result) in ends.items():
-        own = "decoder" if stage == "quantizer" else stage
-        whole = models[files.get(own, graph.file)].graph
+    for name, call in first.items():
+        stage = call.stage
+        file = files.get(stage.graph or name, graph.file)
+        takes, gives = (stage.inputs, stage.outputs) if graph.stages else ends(stage)
+        whole = models[file].graph
         steps = [value.name for value in whole.inputs if value.name == "step"]
-        part = ir.convenience.extract(whole, [source, *steps], [result])
+        part = ir.convenience.extract(whole, [*takes, *steps], gives)
         run = run_onnxruntime(emulate(ir.Model(part, ir_version=IR_VERSION)), folder)
-        values = {source: first[stage].inputs[0].numpy(), **{name: FIRST for name in steps}}
-        found[stage] = compare(run(values)[result], first[stage].output.numpy())
+        values = [value.numpy() for value in call.inputs.values()]
+        results = run({**dict(zip(takes, values, strict=True)), **dict.fromkeys(steps, FIRST)})
+        found[name] = compare(
+            np.concatenate([results[value].ravel() for value in gives]),
+            np.concatenate([value.numpy().ravel() for value in call.outputs]),
+        )
     return found

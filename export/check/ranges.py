@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.graph.precision import MixedPrecision, assign
-from lpnsr.export.graph.trace import stages_of
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 
@@ -42,15 +41,15 @@ def settle(
     Raises:
         RangeError: a stage is beyond float16, and the precision is "fp16".
     """
-    types = assign(preset, stages_of(preset), precision)
+    types = assign(preset, precision)
     candidates = [stage for stage, narrow in types.items() if narrow == "fp16"]
     if not candidates:
         return types, {}
     lr = torch.from_numpy(pictures(*tile))
     generator = torch.Generator().manual_seed(0)
-    shape = (preset.draws, len(lr), preset.latent_channels, *tile)
-    calls = record(chain, preset, lr, torch.randn(shape, generator=generator))
-    found = largest(call for call in calls if call.stage in candidates)
+    noise = torch.randn(preset.shape("noise", len(lr), tile), generator=generator)
+    calls = record(chain, lr, noise)
+    found = largest(call for call in calls if call.stage.name in candidates)
     for stage in (stage for stage, value in found.items() if not value <= LIMIT):
         if precision != "mixed":
             raise RangeError(
@@ -76,9 +75,9 @@ def largest(calls: Iterable[Call]) -> dict[str, float]:
             values.append(tensor.abs().max().float())
 
         with MixedPrecision(torch.bfloat16, see):
-            call.function(*call.inputs)
-        top = float(torch.stack(values).nan_to_num(nan=torch.inf).max())
-        found[call.stage] = max(top, found.get(call.stage, 0.0))
+            call.function(*call.arguments)
+        top, name = float(torch.stack(values).nan_to_num(nan=torch.inf).max()), call.stage.name
+        found[name] = max(top, found.get(name, 0.0))
     return found
 
 

@@ -75,7 +75,7 @@ def order(
         )
     if not chosen:
         raise BackendError(
-            f"there is no NVIDIA GPU here; say which to build for, --gpu {' '.join(known)}"
+            f"there is no NVIDIA GPU here; say which to build for, --gpu {' '.join(known or ())}"
         )
     for gpu in chosen:
         if known is not None and gpu not in known:
@@ -208,8 +208,9 @@ def _one_line(what: str, last: bool = False) -> Iterator[None]:
 
 def _monitor(trt: ModuleType, progress: Progress) -> Any:
     """Turns the builder's nested phases into one number."""
+    monitor: Any = trt.IProgressMonitor
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(monitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, list[int]] = {}  # steps done and in all, outermost first

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import building, store
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import BUILDERS
@@ -144,8 +145,7 @@ def _compare(bundle: Bundle, graph: Graph, backend: TensorRt) -> None:
     from lpnsr.export.engines.compare import check_engines
 
     figures = check_engines(bundle, graph, backend)
-    found = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
-    print(f"    {backend.describe()} against ONNX Runtime: {found}")
+    print(f"    {backend.describe()} against ONNX Runtime: {sentence(figures)}")
 
 
 def _compare_new(bundle: Bundle, graph: Graph, builder: str) -> None:

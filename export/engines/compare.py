@@ -79,4 +79,4 @@ def _expected(bundle: Bundle, graph: Graph, lr: np.ndarray, noise: np.ndarray) -
         found = runs[stage.file](dict(zip(stage.inputs, inputs, strict=True)))
         return [found[name] for name in stage.outputs]
 
-    return staged.upscale(graph.stages, manifest.steps, compute, lr, noise)[manifest.output]
+    return staged.upscale(graph.stages, manifest.steps, compute, {"lr": lr}, noise)[manifest.output]

@@ -36,10 +36,6 @@ class GraphBuilder:
         self.nodes.append(node)
         return node.outputs[0]
 
-    def calls(self, name: str) -> int:
-        """How often an operation or a stage has been called."""
-        return self._calls.get(name, 0)
-
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """The initializer called `name`, made when it is first asked for."""
         if name not in self.initializers:
@@ -50,10 +46,11 @@ class GraphBuilder:
         """A float32 scalar."""
         return self.constant(f"chain/{value!r}", np.array(value, np.float32))
 
-    def inline(self, stage: str, model: ir.Model, inputs: Sequence[ir.Value]) -> ir.Value:
-        """Append a copy of a traced network with one output; its weights are not copied.
+    def inline(self, stage: str, model: ir.Model, inputs: Sequence[ir.Value]) -> list[ir.Value]:
+        """Append a copy of a traced network; its weights are not copied.
 
-        The output of the first call of a stage is called `stage_1`, and so on.
+        Returns:
+            its outputs.
         """
         number = self._calls[stage] = self._calls.get(stage, 0) + 1
         values = dict(zip(model.graph.inputs, inputs, strict=True))
@@ -74,9 +71,7 @@ class GraphBuilder:
                 new.name, new.shape, new.type = f"{stage}_{number}/{old.name}", old.shape, old.type
                 values[old] = new
             self.nodes.append(copy)
-        output = values[model.graph.outputs[0]]
-        output.name = f"{stage}_{number}"
-        return output
+        return [values[output] for output in model.graph.outputs]
 
     def model(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
         """The model of all that was collected and is used."""

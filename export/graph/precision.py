@@ -83,24 +83,21 @@ def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def assign(preset: Preset, stages: list[str], precision: str) -> dict[str, str]:
+def assign(preset: Preset, precision: str) -> dict[str, str]:
     """The precision of each stage: "fp32", "fp16" or "bf16".
 
-    In fp32 stay the search for codes and the auxiliary network's sorting, in which a near-tie
-    that falls differently changes all that follows, and stages without weights, which only move or
+    In fp32 stay those that are precise, and stages without trained networks, which only move or
     average values.
 
     Args:
         preset: the model.
-        stages: its stages.
         precision: one of `lpnsr.models.roles.PRECISIONS`.
     """
-    fixed = {"quantizer", "auxiliary"}
-    if "pre_upsampler" not in preset.networks:
-        fixed.add("pre_upsampler")
-    if "autoencoder" not in preset.networks:
-        fixed |= {"encoder", "decoder"}
-    types = dict.fromkeys(stages, "fp16" if precision == "mixed" else precision)
-    if precision == "mixed":
-        types |= {stage: "bf16" for stage in preset.bfloat16 if stage in types}
-    return types | {stage: "fp32" for stage in stages if stage in fixed}
+    types = {}
+    for stage in preset.stages:
+        narrow = "fp16" if precision == "mixed" else precision
+        if precision == "mixed" and stage.name in preset.bfloat16:
+            narrow = "bf16"
+        is_fixed = stage.precise or preset.networks.keys().isdisjoint(stage.networks)
+        types[stage.name] = "fp32" if is_fixed else narrow
+    return types

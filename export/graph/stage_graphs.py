@@ -1,22 +1,19 @@
-"""The staged chain: one graph for each network, which `lpnsr.runtime.backends.staged` drives."""
+"""One graph for each stage: those of a staged chain, and those that are run for a whole picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from lpnsr.export.graph import unroll
-from lpnsr.export.graph.builder import GraphBuilder, float_input
+from lpnsr.export.graph.builder import GraphBuilder
+from lpnsr.export.graph.composing import Composer, told
+from lpnsr.models import families
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
-from lpnsr.models.schedule import ReverseStep
-from lpnsr.models.swin_unet import SwinUNet
-from lpnsr.runtime.bundle import Stage, StepConstants
-
-Compose = Callable[..., Sequence[ir.Value]]
+from lpnsr.runtime.bundle import Stage
 
 
 def stage_graphs(
@@ -27,154 +24,75 @@ def stage_graphs(
     tile: tuple[int, int],
     prefix: str,
 ) -> dict[Stage, ir.Model]:
-    """A graph for each network, from the traces that `unroll.unroll` takes.
+    """A graph for each stage, from the traces that `unroll.unroll` takes.
 
-    The auxiliary network's takes in the encoder, the decoder's the search for codes. What the
-    timestep contributes is a table in the graph, from which the number of the step takes a row.
+    Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. What a
+    folded timestep comes to is a table in the graph, from which the number of the step takes a row.
 
     Args:
         chain: the networks.
         preset: what they are.
-        traced: stage -> its trace.
+        traced: stage -> its trace; the others get no graph.
         batch: tiles at once.
         tile: (height, width) of the input.
         prefix: of the file names.
 
     Returns:
-        stage -> its model; inputs and outputs are those of `lpnsr.runtime.backends.staged`.
+        stage -> its model.
     """
-    height, width = tile
-    latent = (batch, preset.latent_channels, height, width)
-    large = (batch, 3, preset.scale * height, preset.scale * width)
-    shapes = {"lr": (batch, 3, height, width), "picture": large, "sr": large}
     models = {}
-    for name, (takes, gives, compose) in _stages(chain, traced).items():
-        graph = GraphBuilder()
-        inputs = [
-            _step_input() if value == "step" else float_input(value, shapes.get(value, latent))
-            for value in takes
-        ]
-        outputs = compose(graph, *inputs)
-        for value, output in zip(gives, outputs, strict=True):
-            unroll.name_value(output, value, shapes.get(value, latent))
-        unroll.name_categories(graph, batch, tile)
-        stage = Stage(name, f"{prefix}_{name}.onnx", takes, gives)
-        models[stage] = graph.model(f"{preset.name}/{name}", inputs, outputs)
+    for name, group in _groups([stage for stage in chain.stages if stage.name in traced]).items():
+        composer = Composer(chain, preset, traced, batch, tile)
+        made = {value for stage in group for value in stage.outputs}
+        takes = [value for stage in group for value in stage.inputs if value not in made]
+        inputs = composer.inputs(dict.fromkeys(takes))
+        number = []
+        if any(stage.folded for stage in group):
+            number = [_step_input()]
+        for stage in group:
+            composer.compose(stage, _told(composer.graph, chain, stage, number))
+        gives, phase = group[-1].outputs, group[-1].phase
+        inputs += number
+        names = tuple(value.name for value in inputs)
+        stage = Stage(name, f"{prefix}_{name}.onnx", names, gives, phase)
+        outputs = [composer.values[value] for value in gives]
+        models[stage] = composer.graph.model(f"{preset.name}/{name}", inputs, outputs)
     return models
 
 
-def boundaries(stages: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Stage -> names of what a call takes and gives, in its graph; see `unroll.boundaries`."""
-    own = {
-        "pre_upsampler_1": "picture",
-        "encoder_1": "y",
-        "denoiser_1": "x0",
-        unroll.LATENT: "state",
-    }
-    return {
-        stage: (own.get(source, source), own.get(result, result))
-        for stage, (source, result) in unroll.boundaries(stages).items()
-    }
+def _groups(stages: Sequence[families.Stage]) -> dict[str, list[families.Stage]]:
+    """Name of a graph -> the stages in it."""
+    groups: dict[str, list[families.Stage]] = {}
+    for stage in stages:
+        groups.setdefault(stage.graph or stage.name, []).append(stage)
+    return groups
 
 
-def step_constants(chain: Chain) -> tuple[StepConstants, ...]:
-    """The update that starts the chain, then one for each of its steps."""
-    steps = chain.schedule.reverse_steps()
-    scales = [*(step.input_scale for step in steps), 1.0]
-    start = StepConstants(1.0, 0.0, 0.0, chain.schedule.start_noise, scales[0], False)
-    updates = (
-        StepConstants(
-            state=step.state,
-            prediction=step.prediction,
-            start=step.start,
-            noise=step.noise,
-            next_scale=scale,
-            predicted=bool(chain.noise_predictor and step.noise and step.predicted),
-        )
-        for step, scale in zip(steps, scales[1:], strict=True)
-    )
-    return (start, *updates)
-
-
-def _stages(
-    chain: Chain, traced: Mapping[str, ir.Model]
-) -> dict[str, tuple[tuple[str, ...], tuple[str, ...], Compose]]:
-    """Stage -> names of its inputs, names of its outputs, and what makes these of those."""
-    steps = chain.schedule.reverse_steps()
-    condition = ("lr",) if chain.auxiliary is None else ("estimate", "y")
-
-    def network(stage: str) -> Compose:
-        return lambda graph, x: [graph.inline(stage, traced[stage], [x])]
-
-    def auxiliary(graph: GraphBuilder, lr: ir.Value, y: ir.Value) -> Sequence[ir.Value]:
-        (estimate, _), weight = unroll.guidance(graph, chain, traced, lr, y)
-        return [estimate, weight]
-
-    def denoiser(graph: GraphBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:
-        return [_unet(graph, chain.denoiser, "denoiser", traced, steps, inputs)]
-
-    def noise_predictor(graph: GraphBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:
-        network = chain.noise_predictor
-        parameters = _unet(graph, network, "noise_predictor", traced, steps, inputs)
-        return unroll.distribution(graph, parameters)
-
-    def decoder(graph: GraphBuilder, state: ir.Value) -> Sequence[ir.Value]:
-        return [unroll.decode(graph, traced, state)]
-
-    stages = {
-        "pre_upsampler": (("lr",), ("picture",), network("pre_upsampler")),
-        "encoder": (("picture",), ("y",), network("encoder")),
-        "auxiliary": (("lr", "y"), ("estimate", "weight"), auxiliary),
-        "denoiser": (("scaled", *condition, "step"), ("x0",), denoiser),
-        "noise_predictor": (
-            ("state", "x0", *condition, "step"),
-            ("mean", "logvar"),
-            noise_predictor,
-        ),
-        "decoder": (("state",), ("sr",), decoder),
-    }
-    return {stage: parts for stage, parts in stages.items() if stage in traced}
-
-
-def _unet(
-    graph: GraphBuilder,
-    unet: SwinUNet,
-    stage: str,
-    traced: Mapping[str, ir.Model],
-    steps: Sequence[ReverseStep],
-    inputs: Sequence[ir.Value],
-) -> ir.Value:
-    """Call a Swin-UNet at the step whose number is the last of the inputs."""
-    *pictures, number = inputs
-    joined = graph.op("Concat", *pictures, axis=1)
-    unroll.name_value(joined, f"{stage}_input", traced[stage].graph.inputs[0].shape.numpy())
-    constants = _timestep(graph, unet, stage, steps, number)
-    return graph.inline(stage, traced[stage], [joined, *constants])
-
-
-def _timestep(
-    graph: GraphBuilder, unet: SwinUNet, stage: str, steps: Sequence[ReverseStep], number: ir.Value
+def _told(
+    graph: GraphBuilder, chain: Chain, stage: families.Stage, number: Sequence[ir.Value]
 ) -> list[ir.Value]:
-    """Weights and biases of the group norms at one of the steps."""
-    with torch.no_grad():
-        affines = [unet.modulation(torch.tensor([step.timestep])) for step in steps]
-    rows = [[part.flatten() for affine in each for part in affine] for each in affines]
-    table = graph.constant(f"{stage}/timesteps", torch.stack([*map(torch.cat, rows)]).numpy())
-    sizes = np.array([len(part) for part in rows[0]], np.int64)
-    row = graph.op("Gather", table, number, axis=0)
+    """What the timestep comes to at the step of this number; nothing if the stage is not told."""
+    if not stage.folded:
+        return []
+    parts = [told(chain, stage, step) for step in chain.updates()[1:]]
+    rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in parts])
+    table = graph.constant(f"{stage.name}/timesteps", rows.numpy())
+    sizes = np.array([part.numel() for part in parts[0]], np.int64)
+    row = graph.op("Gather", table, *number, axis=0)
     split = ir.node(
         "Split",
-        [row, graph.constant(f"{stage}/sizes", sizes)],
+        [row, graph.constant(f"{stage.name}/sizes", sizes)],
         {"axis": 1},
         num_outputs=len(sizes),
-        name=f"chain/{stage}_timestep",
+        name=f"chain/{stage.name}_timestep",
     )
     graph.nodes.append(split)
     for index, value in enumerate(split.outputs):
         value.name = f"{split.name}_{index}"
+    shapes = [tuple(part.shape) for part in parts[0]]
     return [
-        graph.op("Reshape", value, graph.constant(f"shape_{size}", np.array([1, size, 1, 1])))
-        for value, size in zip(split.outputs, sizes, strict=True)
+        graph.op("Reshape", value, graph.constant(f"shape_{shape}", np.array(shape, np.int64)))
+        for value, shape in zip(split.outputs, shapes, strict=True)
     ]
 
 

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
-from lpnsr.export.graph.builder import GraphBuilder, float_input
-from lpnsr.models.chain import LOGVAR_RANGE, Chain
+from lpnsr.export.graph.builder import GraphBuilder
+from lpnsr.export.graph.composing import CATEGORY, Composer, constants
+from lpnsr.kernels.recurrence import END, PICTURE, Step, drive
+from lpnsr.models.chain import Chain
+from lpnsr.models.families import Stage
 from lpnsr.models.presets import Preset
-from lpnsr.models.schedule import ReverseStep
-from lpnsr.models.swin_unet import SwinUNet
 
 LATENT = "x_0"
-QUANTIZED = "quantized"
-CATEGORY = "category_"
+"""The state at the end of the chain, in the graph of `unroll`."""
 
 
 def unroll(
@@ -29,40 +28,28 @@ def unroll(
 ) -> ir.Model:
     """Compose the traced stages into one static graph of the whole chain.
 
-    The timestep is folded: each step has its own constants for the group norms. The noise
-    predictor is only called at steps that add predicted noise, and so never at the last.
+    A folded timestep is a constant of each step. The noise predictor is only called at steps that
+    add predicted noise, and so never at the last.
 
     Returns:
-        a model with inputs `lr` (B, 3, h, w) and `noise` (K, B, C, h, w) and the output `sr`
-        (B, 3, scale·h, scale·w), all float32. Inside there are `x_0` (B, C, h, w), `category_k`
-        (B, h·w) int64 for each time that the auxiliary network sorts its tokens, and what
-        `boundaries` tells; `show` makes the former outputs as well, for verification.
+        a model with inputs `lr` (B, 3, h, w), `noise` (K, B, C, h', w'), unless the chain draws
+        none, and what stages give that are called once for a picture, and the output `sr`
+        (B, 3, scale·h, scale·w), all float32. Inside, the first value of each name has this name
+        (see `ends`), the last state is `x_0`, and there is a `category_k` (B, n) int64 for each
+        time that a network sorts tokens; `show` makes these outputs as well, for verification.
     """
-    height, width = tile
-    graph = GraphBuilder()
-    lr = float_input("lr", (batch, 3, height, width))
-    noise = float_input("noise", (preset.draws, batch, preset.latent_channels, height, width))
+    composer = Composer(chain, preset, traced, batch, tile)
+    inputs = composer.inputs(graph_inputs(preset))
+    executor = _Unrolling(composer)
+    drive([stage for stage in chain.stages if stage.phase != PICTURE], executor.updates, executor)
+    return composer.graph.model(preset.name, inputs, [composer.values["sr"]])
 
-    start = graph.inline("pre_upsampler", traced["pre_upsampler"], [lr])
-    y = graph.inline("encoder", traced["encoder"], [start])
-    condition, weight = guidance(graph, chain, traced, lr, y)
-    draws = iter([_draw(graph, noise, index) for index in range(preset.draws)])
-    x = _shift(graph, (1.0, y), (chain.schedule.start_noise, _weigh(graph, weight, next(draws))))
-    for step in chain.schedule.reverse_steps():
-        scaled = _shift(graph, (step.input_scale, x))
-        x0 = _unet(graph, chain.denoiser, "denoiser", traced, step, [scaled, *condition])
-        terms = [(step.state, x), (step.prediction, x0), (step.start, y)]
-        if step.noise:
-            z = _noise_sample(graph, chain, traced, step, [x, x0, *condition], next(draws))
-            terms.append((step.noise, _weigh(graph, weight, z)))
-        x = _shift(graph, *terms)
 
-    x = graph.op("Identity", x) if x is x0 else x  # each has a name of its own
-    name_value(x, LATENT, (batch, preset.latent_channels, height, width))
-    sr = decode(graph, traced, x)
-    name_value(sr, "sr", (batch, 3, preset.scale * height, preset.scale * width))
-    name_categories(graph, batch, tile)
-    return graph.model(preset.name, [lr, noise], [sr])
+def graph_inputs(preset: Preset) -> list[str]:
+    """Names of the inputs of the whole chain's graph."""
+    noise = ["noise"] if preset.draws else []
+    stages = (stage for stage in preset.stages if stage.phase == PICTURE)
+    return ["lr", *noise, *(name for stage in stages for name in stage.outputs)]
 
 
 def show(model: ir.Model) -> None:
@@ -73,154 +60,64 @@ def show(model: ir.Model) -> None:
     model.graph.outputs.extend([*latents, *categories])
 
 
-def boundaries(stages: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Stage -> names of what its first call takes and gives, in the graph of `unroll`."""
-    latent = QUANTIZED if "quantizer" in stages else LATENT
-    inputs = {
-        "pre_upsampler": "lr",
-        "auxiliary": "lr",
-        "encoder": "pre_upsampler_1",
-        "denoiser": "denoiser_input",
-        "noise_predictor": "noise_predictor_input",
-        "quantizer": LATENT,
-        "decoder": latent,
-    }
-    outputs = {"quantizer": QUANTIZED}
-    return {stage: (inputs[stage], outputs.get(stage, f"{stage}_1")) for stage in stages}
+def ends(stage: Stage) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of what the first call of a stage takes and gives, in the graph of `unroll`."""
+    own = {"state": LATENT} if stage.phase == END else {}
+    return tuple(own.get(name, name) for name in stage.inputs), stage.outputs
 
 
-def single(chain: Chain, preset: Preset, traced: ir.Model, stage: str) -> ir.Model:
-    """One traced stage as a graph of its own, at the first step of the reverse chain.
+def precise_ends(preset: Preset) -> tuple[tuple[str, str], ...]:
+    """Where the graph of `unroll` may be cut: around stages that must stay float32.
 
-    Returns:
-        a model with one input `x` and one output, float32; the denoiser and the noise predictor
-        take their concatenated pictures.
+    These are the precise ones after the chain, through which all that follows passes.
     """
-    graph = GraphBuilder()
-    x = float_input("x", tuple(traced.graph.inputs[0].shape.numpy()))
-    constants = []
-    if stage in ("denoiser", "noise_predictor"):
-        step = chain.schedule.reverse_steps()[0]
-        constants = _timestep(graph, getattr(chain, stage), stage, step)
-    output = graph.inline(stage, traced, [x, *constants])
-    return graph.model(f"{preset.name}/{stage}", [x], [output])
+    stages = [stage for stage in preset.stages if stage.precise and stage.phase == END]
+    found = (ends(stage) for stage in stages)
+    return tuple((takes[0], gives[0]) for takes, gives in found)
 
 
-def _draw(graph: GraphBuilder, noise: ir.Value, index: int) -> ir.Value:
-    position = graph.constant(f"chain/draw_{index}", np.array(index, np.int64))
-    return graph.op("Gather", noise, position, axis=0)
+class _Unrolling:
+    """An executor of `drive` whose values are those of a graph."""
+
+    def __init__(self, composer: Composer) -> None:
+        self.updates = composer.chain.updates()
+        self._composer, self._graph = composer, composer.graph
+        self._draw = 0
+
+    def call(self, stage: Stage, step: Step, number: int) -> None:
+        """Append a copy of the stage's trace."""
+        told = constants(self._graph, self._composer.chain, stage, step)
+        self._composer.compose(stage, told)
+
+    def update(self, step: Step, state: str, terms: Sequence[str]) -> None:
+        """Append what makes the new state."""
+        graph, values = self._graph, self._composer.values
+        factors = [(step.state, state), (step.prediction, "x0"), (step.start, "y")]
+        summed = [(factor, values[name]) for factor, name in factors if factor]
+        if step.noise:
+            summed.append((step.noise, self._noise({name: values[name] for name in terms})))
+        x, last = _sum(graph, summed), step is self.updates[-1]
+        values["state"] = self._composer.name(LATENT if last else "state", x)
+        if not last:
+            scaled = _sum(graph, [(step.next_scale, values["state"])])
+            values["scaled"] = self._composer.name("scaled", scaled)
+
+    def _noise(self, terms: Mapping[str, ir.Value]) -> ir.Value:
+        """The next draw, or a sample of the predicted noise, weighted."""
+        graph = self._graph
+        position = graph.constant(f"chain/draw_{self._draw}", np.array(self._draw, np.int64))
+        noise = graph.op("Gather", self._composer.values["noise"], position, axis=0)
+        self._draw += 1
+        if "mean" in terms:
+            deviation = graph.op("Exp", graph.op("Mul", terms["logvar"], graph.scalar(0.5)))
+            noise = graph.op("Add", terms["mean"], graph.op("Mul", deviation, noise))
+        return graph.op("Mul", noise, terms["weight"]) if "weight" in terms else noise
 
 
-def name_value(
-    value: ir.Value,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: ir.DataType = ir.DataType.FLOAT,
-) -> None:
-    """Say how a value is called, and what it is."""
-    value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
-
-
-def name_categories(graph: GraphBuilder, batch: int, tile: tuple[int, int]) -> None:
-    """Name what the auxiliary network sorts by `category_0` and so on."""
-    sorts = [n for n in graph.nodes if n.op_type == "ArgMax" and n.name.startswith("auxiliary_")]
-    shape = batch, tile[0] * tile[1]
-    for number, node in enumerate(sorts):
-        name_value(node.outputs[0], f"{CATEGORY}{number}", shape, ir.DataType.INT64)
-
-
-def decode(graph: GraphBuilder, traced: Mapping[str, ir.Model], latent: ir.Value) -> ir.Value:
-    """The picture, limited to [-1, 1], of a latent."""
-    if "quantizer" in traced:
-        latent = graph.inline("quantizer", traced["quantizer"], [latent])
-        latent.name = QUANTIZED
-    picture = graph.inline("decoder", traced["decoder"], [latent])
-    return graph.op("Clip", picture, graph.scalar(-1.0), graph.scalar(1.0))
-
-
-def _shift(graph: GraphBuilder, *terms: tuple[float, ir.Value]) -> ir.Value:
-    """The sum of values times factors, without operations for factors 0 and 1."""
+def _sum(graph: GraphBuilder, terms: Sequence[tuple[float, ir.Value]]) -> ir.Value:
+    """The sum of values times factors, without operations for factors of 1."""
     scaled = [
         value if factor == 1 else graph.op("Mul", value, graph.scalar(factor))
         for factor, value in terms
-        if factor
     ]
     return functools.reduce(functools.partial(graph.op, "Add"), scaled)
-
-
-def _weigh(graph: GraphBuilder, weight: ir.Value | None, noise: ir.Value) -> ir.Value:
-    return noise if weight is None else graph.op("Mul", noise, weight)
-
-
-def guidance(
-    graph: GraphBuilder,
-    chain: Chain,
-    traced: Mapping[str, ir.Model],
-    lr: ir.Value,
-    y: ir.Value,
-) -> tuple[list[ir.Value], ir.Value | None]:
-    """What conditions the networks, and the weight of the noise; see `Chain.guidance`."""
-    if chain.auxiliary is None:
-        return [lr], None
-    picture = graph.inline("auxiliary", traced["auxiliary"], [lr])
-    estimate = graph.inline("encoder", traced["encoder"], [picture])
-    least, full = chain.schedule.least_weight, chain.schedule.full_difference
-    difference = graph.op("Abs", graph.op("Sub", estimate, y))
-    uncertainty = _shift(graph, (0.5 / full, difference))
-    uncertainty = graph.op("Min", uncertainty, graph.scalar(1.0))
-    weight = _shift(graph, (1.0, graph.scalar(least)), (1 - least, uncertainty))
-    return [estimate, y], weight
-
-
-def _unet(
-    graph: GraphBuilder,
-    unet: SwinUNet,
-    stage: str,
-    traced: Mapping[str, ir.Model],
-    step: ReverseStep,
-    pictures: Sequence[ir.Value],
-) -> ir.Value:
-    """Call a Swin-UNet with what the timestep contributes as constants."""
-    constants = _timestep(graph, unet, stage, step)
-    joined = graph.op("Concat", *pictures, axis=1)
-    if graph.calls(stage) == 0:
-        name_value(joined, f"{stage}_input", traced[stage].graph.inputs[0].shape.numpy())
-    return graph.inline(stage, traced[stage], [joined, *constants])
-
-
-def _timestep(graph: GraphBuilder, unet: SwinUNet, stage: str, step: ReverseStep) -> list[ir.Value]:
-    """Weights and biases that the step's timestep puts into the group norms."""
-    with torch.no_grad():
-        modulation = unet.modulation(torch.tensor([step.timestep]))
-    return [
-        graph.constant(f"{stage}/timestep_{step.timestep}/{block}.{part}", value.numpy())
-        for block, affine in enumerate(modulation)
-        for part, value in zip(("weight", "bias"), affine, strict=True)
-    ]
-
-
-def _noise_sample(
-    graph: GraphBuilder,
-    chain: Chain,
-    traced: Mapping[str, ir.Model],
-    step: ReverseStep,
-    pictures: Sequence[ir.Value],
-    eps: ir.Value,
-) -> ir.Value:
-    """A sample of the noise predictor's Gaussian; see `Chain.predict_noise`."""
-    if chain.noise_predictor is None or not step.predicted:
-        return eps
-    parameters = _unet(graph, chain.noise_predictor, "noise_predictor", traced, step, pictures)
-    mean, logvar = distribution(graph, parameters)
-    deviation = graph.op("Exp", graph.op("Mul", logvar, graph.scalar(0.5)))
-    return graph.op("Add", mean, graph.op("Mul", deviation, eps))
-
-
-def distribution(graph: GraphBuilder, parameters: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Mean and log-variance, limited, of what the noise predictor gives."""
-    split = ir.node("Split", [parameters], {"axis": 1, "num_outputs": 2}, num_outputs=2)
-    for part, value in zip(("mean", "logvar"), split.outputs, strict=True):
-        value.name = f"{parameters.name}/{part}"
-    graph.nodes.append(split)
-    mean, logvar = split.outputs
-    return mean, graph.op("Clip", logvar, *(graph.scalar(bound) for bound in LOGVAR_RANGE))

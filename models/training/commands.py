@@ -13,7 +13,7 @@ from torch import nn
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import CheckpointError, load_network
 from lpnsr.models.codecs import PixelCodec
-from lpnsr.models.presets import Preset, get_preset, module_of
+from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.training.config import Config, StageConfig, load_config
 from lpnsr.models.training.degradations import PROCESSES
 from lpnsr.models.training.drawings import write_drawings
@@ -86,7 +86,7 @@ def train(args: argparse.Namespace) -> None:
         )
     trainer.run()
     file = (args.out / preset.networks[args.stage].files[0]).with_suffix(".safetensors")
-    save_weights(module_of(chain, args.stage), file)
+    save_weights(chain.network(args.stage), file)
     print(file)
 
 
@@ -127,8 +127,8 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
             "train it first, or name another folder with --weights"
         ) from error
     for role, file in files.items():
-        load_network(module_of(chain, role), file, role)
-    network = module_of(chain, args.stage)
+        load_network(chain.network(role), file, role)
+    network = chain.network(args.stage)
     if args.init:
         load_network(network, args.init, args.stage)
     else:

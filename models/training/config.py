@@ -39,6 +39,8 @@ class StageConfig:
         pixel: loss on values: l1, l2, charbonnier or psnr (the logarithm of each picture's mean
             squared error, so that all pictures count alike).
         perceptual: weight of the perceptual term.
+        degraded_perceptual: added to that weight for degraded crops, so that a network that tells
+            them from clean ones can be crisp there and faithful here.
         adversarial: weight of the hinge loss; 0 for none.
         adversarial_start: iteration from which there is a discriminator.
         start: what the chain starts from in training.
@@ -67,6 +69,7 @@ class StageConfig:
     ema: float = 0.999
     pixel: str = "l1"
     perceptual: float = 1.0
+    degraded_perceptual: float = 0.0
     adversarial: float = 0.1
     adversarial_start: int = 10_000
     start: str = "bicubic"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.presets import Preset
 from lpnsr.models.training.config import StageConfig
 from lpnsr.models.training.discriminator import PatchDiscriminator
 from lpnsr.models.training.stages import make_stage
@@ -60,10 +60,10 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
         judge = PatchDiscriminator() if settings.adversarial else nn.Identity()
         lr = torch.empty(settings.batch, 3, settings.crop, settings.crop)
         hr = nn.functional.interpolate(lr, scale_factor=float(preset.scale))
-    network = module_of(chain, name)
+    network = chain.network(name)
     network.requires_grad_(True)
     calls: list[_Saved] = []
-    for part in {chain.denoiser, chain.noise_predictor, chain.codec, network} - {None}:
+    for part in {chain.denoiser, chain.network("noise_predictor"), chain.codec, network} - {None}:
         for method in ("forward", "decode"):
             if method in vars(type(part)):
                 setattr(part, method, partial(_counted, calls, getattr(part, method)))

@@ -59,13 +59,18 @@ class PairCrops:
     def state(self, state: Mapping[str, Any]) -> None:
         self._random.bit_generator.state = state
 
-    def batch(self, size: int, crop: int) -> tuple[Tensor, Tensor]:
-        """A random batch: (size, 3, crop, crop) and (size, 3, scale·crop, scale·crop), [-1, 1]."""
-        small, large = zip(*(self._crop(crop) for _ in range(size)), strict=True)
-        return to_tensor(small), to_tensor(large)
+    def batch(self, size: int, crop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A random batch.
 
-    def _crop(self, crop: int) -> Pair:
-        degraded = self._random.random() < self.config.degraded_share
+        Returns:
+            (size, 3, crop, crop) and (size, 3, scale·crop, scale·crop) in [-1, 1], and which are
+            degraded, bool (size,).
+        """
+        small, large, degraded = zip(*(self._crop(crop) for _ in range(size)), strict=True)
+        return to_tensor(small), to_tensor(large), torch.tensor(degraded)
+
+    def _crop(self, crop: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        degraded = bool(self._random.random() < self.config.degraded_share)
         group = self.degraded if degraded else self.clean
         small, large = group[int(self._random.integers(len(group)))]
         top = self._random.integers(small.shape[0] - crop + 1)
@@ -80,7 +85,7 @@ class PairCrops:
             turned = np.rot90(picture[rows, columns][..., channels], turns)
             return turned[:, ::-1] if flip else turned
 
-        return cut(small, 1), cut(large, self.scale)
+        return cut(small, 1), cut(large, self.scale), degraded
 
 
 def find_pictures(sources: Iterable[Path], hold_out: Sequence[str] = ()) -> list[Path]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lpnsr.models.bicubic import Bicubic
-from lpnsr.models.chain import Chain, residual_shift
+from lpnsr.models.chain import Chain
 from lpnsr.models.color import correct
+from lpnsr.models.families import denoise
 from lpnsr.models.pointwise import PointwiseNet
-from lpnsr.models.presets import Preset, module_of
+from lpnsr.models.presets import Preset
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training.config import StageConfig
 
@@ -50,14 +51,14 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         preset: whose chain it is.
         config: of the stage.
     """
-    network = module_of(chain, name)
+    network = chain.network(name)
     if name == "pre_upsampler":
         return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
     if config.start == "bicubic":
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
     if config.checkpoint_activations:
-        for module in (chain.denoiser, chain.noise_predictor, chain.codec):
+        for module in (chain.denoiser, chain.network("noise_predictor"), chain.codec):
             _checkpoint_activations(module)
     if config.straight_through:
         chain = chain.replaced(denoiser=_StraightThrough(chain.denoiser))
@@ -144,7 +145,7 @@ def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     x = x0 + eta * (y - x0) + schedule.kappa * eta.sqrt() * torch.randn_like(x0)
     scale = torch.tensor([step.input_scale for step in steps], device=lr.device)[t]
     modulation = chain.denoiser.modulation(t.flatten())
-    return chain.denoiser(torch.cat([x * scale, lr], dim=1), modulation), x0
+    return denoise(chain.denoiser, x * scale, lr, modulation), x0
 
 
 def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,14 +156,13 @@ def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     """
     length = int(torch.randint(1, chain.schedule.steps + 1, (), device="cpu"))
     done = int(torch.randint(length, (), device="cpu"))
-    schedule = chain.schedule.truncated(length)
-    *before, step = schedule.reverse_steps()[: done + 1]
+    chain = chain.replaced(schedule=chain.schedule.truncated(length))
+    steps = chain.updates()[: done + 1]
     with torch.no_grad():
         y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
-        x = y + schedule.start_noise * torch.randn_like(y)
-        for earlier in before:
-            predicted = chain.predict_x0(earlier, x, lr).float()
-            x = residual_shift(earlier, x, predicted, torch.randn_like(x), y)
+        noise = torch.randn(sum(step.noise > 0 for step in steps), *y.shape, device=lr.device)
+        x = chain.reverse(y, lr, noise, done)
+    step = chain.updates()[done + 1]
     return chain.predict_x0(step, x, lr), x0
 
 

@@ -75,7 +75,7 @@ class Trainer:
         self.optimizer, self.scheduler = self._optimizer(self.network)
         self.pixel = pixel_loss(self.settings.pixel)
         self.perceptual: nn.Module | None = None
-        if self.settings.perceptual:
+        if self.settings.perceptual or self.settings.degraded_perceptual:
             self.perceptual, note = perceptual_loss(device)
             tqdm.write(note)
         self.discriminator: PatchDiscriminator | None = None
@@ -166,7 +166,8 @@ class Trainer:
         """One update of the network and, once it takes part, one of the discriminator."""
         started = time.monotonic()
         settings = self.settings
-        lr, hr = (x.to(self.device) for x in self.data.batch(settings.batch, settings.crop))
+        batch = self.data.batch(settings.batch, settings.crop)
+        lr, hr, degraded = (x.to(self.device) for x in batch)
         judging = self.iteration >= settings.adversarial_start
         discriminator = self.discriminator if judging else None
         perceptual = adversarial = judge = lr.new_zeros(())
@@ -179,8 +180,8 @@ class Trainer:
                 adversarial = generator_loss(discriminator(picture).float())
         pixel = self.pixel(found.float(), expected)
         if self.perceptual is not None:
-            perceptual = self.perceptual(picture, hr).mean()
-        loss = pixel + settings.perceptual * perceptual + settings.adversarial * adversarial
+            perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
+        loss = pixel + perceptual + settings.adversarial * adversarial
         rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
         self.average.update(self.network, self.iteration)
@@ -194,6 +195,19 @@ class Trainer:
         row = [self.iteration, *terms, gradient, rate_now, time.monotonic() - started]
         self.iteration += 1
         return row
+
+    def _perceptual(
+        self, distance: nn.Module, picture: Tensor, hr: Tensor, degraded: Tensor
+    ) -> Tensor:
+        """The perceptual term, a scalar, with the weights of clean and of degraded crops."""
+        settings, total = self.settings, picture.new_zeros(())
+        extra = {False: 0.0, True: settings.degraded_perceptual}
+        for kind, more in extra.items():
+            chosen = degraded == kind
+            if chosen.any():
+                term = distance(picture[chosen], hr[chosen]).mean()
+                total = total + (settings.perceptual + more) * chosen.float().mean() * term
+        return total
 
     def _update(
         self, network: nn.Module, optimizer: AdamW, scheduler: LambdaLR, loss: Tensor

@@ -1,11 +1,9 @@
-"""What all inference engines have in common: their protocol, their errors, their cache."""
+"""What all inference engines have in common: their protocol, their errors."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -85,11 +83,7 @@ class Backend(Protocol):
         Raises:
             BackendError: one cannot.
         """
+        return  # Most engines say so when they load a graph.
 
     def describe(self) -> str:
         """Name and version of the engine and the device that it runs on."""
-
-
-def cache_folder() -> Path:
-    """Where compiled graphs are kept: `lpnsr` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lpnsr"

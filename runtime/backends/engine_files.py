@@ -40,8 +40,9 @@ def create_log(trt: ModuleType) -> Any:
 
     Its method `fail(what)` returns what `failure` makes of the errors since the last call.
     """
+    logger: Any = trt.ILogger
 
-    class Log(trt.ILogger):
+    class Log(logger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: list[str] = []

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lpnsr.kernels import cuda
-from lpnsr.runtime.backends import staged
+from lpnsr.kernels.recurrence import Step, drive
 from lpnsr.runtime.backends.cuda_memory import DeviceMemory
 from lpnsr.runtime.backends.engine_files import written
-from lpnsr.runtime.bundle import Graph, Manifest, Stage, StepConstants
+from lpnsr.runtime.bundle import Graph, Manifest, Stage, latent_shape
 
 if TYPE_CHECKING:
     from cuda.core import Buffer, Device, Stream
@@ -117,45 +117,52 @@ class StagedChain:
         manifest: Manifest,
         graph: Graph,
     ) -> None:
-        self._kernel = cuda.ResidualShift(device)
-        self._parts, self._stages, self._steps = parts, graph.stages, manifest.steps
-        self._latent = (graph.batch, manifest.latent_channels, *graph.tile)
-        size = 4 * math.prod(self._latent)
+        self.kernel = cuda.ResidualShift(device)
+        self.parts, self._stages, self._steps = parts, graph.stages, manifest.steps
+        self.latent = latent_shape(manifest, graph)
+        size = 4 * math.prod(self.latent)
         sizes = {"state": size, "scaled": size}
         for part in parts.values():
             sizes |= {name: 4 * math.prod(shape) for name, shape in part.shapes.items()}
         for name in ("step", manifest.inputs[0], manifest.output):
             sizes.pop(name, None)
         self._memory = DeviceMemory(device, stream)
-        self._between = {name: int(self._memory.room(n).handle) for name, n in sizes.items()}
-        self._numbers = int(self._memory.upload(_numbers(len(self._steps))).handle)
+        self.between = {name: int(self._memory.room(n).handle) for name, n in sizes.items()}
+        self.numbers = int(self._memory.upload(_numbers(len(self._steps))).handle)
         self._memory.finish()
-        self._noise = manifest.inputs[1]
+        self.noise = manifest.inputs[1]
 
     def enqueue(self, stream: Stream, addresses: Mapping[str, int]) -> None:
         """Queue the chain; `addresses` are those of the chain's own inputs and output."""
-        places = {**self._between, **addresses}
-        draws = itertools.count(places[self._noise], 4 * math.prod(self._latent))
+        drive(self._stages, self._steps, _Queue(self, stream, addresses))
 
-        def call(stage: Stage, number: int) -> None:
-            places["step"] = self._numbers + number * _ALIGNMENT
-            names = (*stage.inputs, *stage.outputs)
-            self._parts[stage.file].enqueue(stream, {name: places[name] for name in names})
 
-        def update(step: StepConstants, state: str, terms: Sequence[str]) -> None:
-            self._kernel.launch(
-                stream,
-                staged.factors(step),
-                "float32",
-                self._latent,
-                x=places[state],
-                **{name: places[name] for name in terms},
-                eps=next(draws) if step.noise else 0,
-                out=places["state"],
-                scaled=places["scaled"],
-            )
+class _Queue:
+    """An executor of `drive` that queues on a stream, and whose values are addresses."""
 
-        staged.drive(self._stages, self._steps, call, update)
+    def __init__(self, chain: StagedChain, stream: Stream, addresses: Mapping[str, int]) -> None:
+        self._chain, self._stream = chain, stream
+        self._places = {**chain.between, **addresses}
+        self._draws = itertools.count(self._places[chain.noise], 4 * math.prod(chain.latent))
+
+    def call(self, stage: Stage, step: Step, number: int) -> None:
+        self._places["step"] = self._chain.numbers + number * _ALIGNMENT
+        names = (*stage.inputs, *stage.outputs)
+        places = {name: self._places[name] for name in names}
+        self._chain.parts[stage.file].enqueue(self._stream, places)
+
+    def update(self, step: Step, state: str, terms: Sequence[str]) -> None:
+        self._chain.kernel.launch(
+            self._stream,
+            step,
+            "float32",
+            self._chain.latent,
+            x=self._places[state],
+            **{name: self._places[name] for name in terms},
+            eps=next(self._draws) if step.noise else 0,
+            out=self._places["state"],
+            scaled=self._places["scaled"],
+        )
 
 
 def _numbers(count: int) -> np.ndarray:

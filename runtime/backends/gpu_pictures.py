@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,7 @@ class Pictures:
         self._lr_at, self._noise_at, self._sr_at = replay.addresses.values()
         self._normals, self._kernels = cuda.ResidualShift(device), PictureKernels(device)
 
-    def bands(self, task: Task) -> Iterator[np.ndarray]:
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
         """Upscale a picture; see `lpnsr.runtime.backends.session.Session.bands`."""
         batch, tiles = self._lr[0], task.tiles
         under_way: deque[tuple[Event, int]] = deque()
@@ -65,7 +65,8 @@ class Pictures:
 
         try:
             streams = self._stream, self._download
-            picture = _Picture(self._device, *streams, self._kernels, task, self._sr)
+            latent_side = self._noise[-1] / self._lr[-1]
+            picture = _Picture(self._device, *streams, self._kernels, task, self._sr, latent_side)
             for first in range(0, len(tiles), batch):
                 if len(under_way) == _AHEAD:
                     wait()
@@ -89,13 +90,15 @@ class Pictures:
 
     def _make_noise(self, origins: int, draws: int) -> None:
         """Queue a batch's noise; what comes after `draws` is zero."""
-        draw_bytes = 4 * math.prod(self._noise[1:])
-        for draw in range(self._noise[0]):
+        made, batch, channels, height, width = self._noise
+        shape = batch, channels, height, width
+        draw_bytes = 4 * math.prod(shape)
+        for draw in range(made):
             self._normals.launch(
                 self._stream,
                 Step(state=0, prediction=0, noise=1),
                 "float32",
-                self._noise[1:],
+                shape,
                 out=self._noise_at + draw * draw_bytes,
                 draw=draw,
                 origins=origins if draw < draws else 0,
@@ -113,6 +116,7 @@ class _Picture:
         kernels: PictureKernels,
         task: Task,
         sr: Sequence[int],
+        latent_side: float,
     ) -> None:
         self._stream, self._download, self._kernels, self._task = stream, download, kernels, task
         _, _, *self._size = sr
@@ -131,7 +135,7 @@ class _Picture:
         capacity = self._size[0] + 2 * self._reach
         self._sheet = Sheet(room(capacity), capacity, scale * height, scale * width)
         self._between = [room(_STRIP + 2 * self._reach) for _ in range(2 if task.color_fix else 0)]
-        self._put_tiles(task, sr[0])
+        self._put_tiles(task, sr[0], latent_side)
         self._bad = memory.upload(np.array([_NO_TILE]))
         self._row_bytes = 3 * scale * width * task.dtype.itemsize
         # One band is downloaded and one waits, whatever number of them a batch finishes.
@@ -142,13 +146,14 @@ class _Picture:
         self._top = self._cleared = self._queued = 0
         memory.finish()
 
-    def _put_tiles(self, task: Task, batch: int) -> None:
+    def _put_tiles(self, task: Task, batch: int, latent_side: float) -> None:
         """Upload places, noise origins and weights of all tiles; the last tile fills its batch."""
         tiles = task.tiles
-        filled = [*tiles, *tiles[-1:] * (-len(tiles) % batch)]
+        filled = [*tiles, *[tiles[-1]] * (-len(tiles) % batch)]
         corners = [(tile.rows.start, tile.columns.start) for tile in filled]
         self._places = int(self._memory.upload(np.array(corners, np.uint32)).handle)
-        self._origins = int(self._memory.upload(origins(task.seed, corners)).handle)
+        latent = [(int(latent_side * top), int(latent_side * left)) for top, left in corners]
+        self._origins = int(self._memory.upload(origins(task.seed, latent)).handle)
         self._row_weights = self._put_weights([tile.rows for tile in tiles], self._size[0])
         self._column_weights = self._put_weights([tile.columns for tile in tiles], self._size[1])
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpnsr import kernels
 from lpnsr.runtime.backends.base import ADVICE, NotFiniteError, PrecisionError, Task
-from lpnsr.runtime.bundle import Graph
+from lpnsr.runtime.bundle import Graph, latent_shape
 from lpnsr.runtime.pictures import color
 from lpnsr.runtime.tiles import rows
 from lpnsr.runtime.tiles.tiling import Tile
@@ -50,32 +50,59 @@ def memory(graph: Graph, size: tuple[int, int], scale: int) -> int:
 
 def _upscaled(session: Session, task: Task) -> Iterator[tuple[Tile, np.ndarray]]:
     """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
-    tiles, batch = task.tiles, session.graph.batch
-    for first in range(0, len(tiles), batch):
-        group = tiles[first : first + batch]
-        filled = [group[min(i, len(group) - 1)] for i in range(batch)]
-        cuts = [_signed(tile.cut(task.picture)) for tile in filled]
-        lr = np.stack([cut.transpose(2, 0, 1) for cut in cuts])
+    given, done = _given(session, task), 0
+    for group, filled, lr in _batches(task, session.graph.batch):
         noise = np.stack([_noise(session, tile, task) for tile in filled], axis=1)
-        sr = _finite(session, lr, noise, session.run(lr, noise), first)
-        task.report(first + len(group))
+        sr = _finite(session, lr, noise, given, done)
+        done += len(group)
+        task.report(done)
         for tile, upscaled in zip(group, sr, strict=False):  # the rest fill the batch
             yield tile, upscaled.transpose(1, 2, 0)
 
 
+def _batches(task: Task, batch: int) -> Iterator[tuple[Sequence[Tile], Sequence[Tile], np.ndarray]]:
+    """The picture's tiles batch by batch.
+
+    Yields:
+        tiles, the same with the last repeated to fill the batch, and their pixels (B, 3, h, w).
+    """
+    for first in range(0, len(task.tiles), batch):
+        group = task.tiles[first : first + batch]
+        filled = [group[min(i, len(group) - 1)] for i in range(batch)]
+        cuts = [_signed(tile.cut(task.picture)) for tile in filled]
+        yield group, filled, np.stack([cut.transpose(2, 0, 1) for cut in cuts])
+
+
+def _given(session: Session, task: Task) -> dict[str, np.ndarray]:
+    """What the graph wants to know of the whole picture: the mean of what its tiles give."""
+    if not session.graph.given:
+        return {}
+    batch = session.graph.batch
+    found: dict[str, list[np.ndarray]] = {name: [] for name in session.graph.given}
+    for group, _, lr in _batches(task, batch):
+        for name, values in session.estimate(lr).items():
+            found[name] += [*values[: len(group)]]
+    return {name: np.stack([np.mean(values, axis=0)] * batch) for name, values in found.items()}
+
+
 def _finite(
-    session: Session, lr: np.ndarray, noise: np.ndarray, sr: np.ndarray, first: int
+    session: Session,
+    lr: np.ndarray,
+    noise: np.ndarray,
+    given: Mapping[str, np.ndarray],
+    first: int,
 ) -> np.ndarray:
-    """`sr`, or, if a value is not finite, the batch once more at a higher precision.
+    """The upscaled batch; if a value is not finite, computed again at a higher precision.
 
     Raises:
         NotFiniteError: a value still is not; `first` is the number of the batch's first tile.
     """
+    sr = session.run(lr, noise, **given)
     if np.isfinite(sr).all():
         return sr
     advice = ADVICE
     try:
-        sr = session.run_precisely(lr, noise)
+        sr = session.run_precisely(lr, noise, **given)
     except PrecisionError as error:
         advice = str(error)
     for number, upscaled in enumerate(sr, first):
@@ -85,11 +112,13 @@ def _finite(
 
 
 def _noise(session: Session, tile: Tile, task: Task) -> np.ndarray:
-    """The tile's window (K, C, h, w) of the picture's noise."""
-    channels, size = session.manifest.latent_channels, session.graph.tile
-    out = np.zeros((session.manifest.draws, channels, *size), dtype=np.float32)
-    corner = tile.rows.start, tile.columns.start
-    out[: task.draws] = kernels.normals(task.seed, task.draws, channels, *corner, *size)
+    """The tile's window (K, C, h', w') of the picture's noise."""
+    manifest = session.manifest
+    _, channels, *size = latent_shape(manifest, session.graph)
+    out = np.zeros((manifest.draws, channels, *size), dtype=np.float32)
+    corner = [int(manifest.latent_side * span.start) for span in (tile.rows, tile.columns)]
+    draws = min(task.draws, manifest.draws)
+    out[:draws] = kernels.normals(task.seed, draws, channels, *corner, *size)
     return out
 
 

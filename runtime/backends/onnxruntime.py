@@ -13,7 +13,7 @@ from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, shapes
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, inputs, shapes
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
@@ -72,7 +72,8 @@ class OnnxRuntime(Backend):
         options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        found, parts = {}, {}
+        found: dict[str, tuple[int, ...]] = {}
+        parts: dict[str, Any] = {}
         for name in graph.files:
             path = bundle.path / name
             try:
@@ -110,15 +111,25 @@ class OnnxRuntimeSession(Session):
         super().__init__(bundle, graph)
         self._parts, self._threads, self._errors = parts, threads, errors
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
+        """What is made for a whole picture; see `Session.estimate`."""
+        found: dict[str, np.ndarray] = {}
+        try:
+            for stage in self.graph.picture:
+                found |= zip(stage.outputs, self._compute(stage, [lr]), strict=True)
+        except self._errors as error:
+            raise_failure(error)
+        return found
+
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Session.run`."""
         graph, manifest = self.graph, self.manifest
+        values = inputs(manifest, lr, noise, given)
         try:
             if graph.stages:
                 return staged.upscale(
-                    graph.stages, manifest.steps, self._compute, lr, noise, self._threads
+                    graph.stages, manifest.steps, self._compute, values, noise, self._threads
                 )[manifest.output]
-            values = dict(zip(manifest.inputs, (lr, noise), strict=True))
             return self._parts[graph.file].run([manifest.output], values)[0]
         except self._errors as error:
             raise_failure(error)
@@ -127,9 +138,9 @@ class OnnxRuntimeSession(Session):
         values = dict(zip(stage.inputs, inputs, strict=True))
         return self._parts[stage.file].run(stage.outputs, values)
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same as `run`: the CPU computes in the precision that the graph asks for."""
-        return self.run(lr, noise)
+        return self.run(lr, noise, **given)
 
 
 def raise_failure(error: Exception) -> NoReturn:

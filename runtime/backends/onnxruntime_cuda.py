@@ -57,9 +57,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
         if hasattr(self._engine, "preload_dlls"):
             self._engine.preload_dlls()  # CUDA and cuDNN as installed by pip
         self._device = device
+        errors: tuple[type[BaseException], ...] = (*self._errors, RuntimeError)
         try:
             self.place(np.zeros(1, np.float32))
-        except (*self._errors, RuntimeError) as error:
+        except errors as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"ONNX Runtime finds no NVIDIA GPU {device}: {reason}") from error
         self._has_graph = True

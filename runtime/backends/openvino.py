@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpnsr.runtime.backends.base import Backend, BackendError, cache_folder
+from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, shapes
+from lpnsr.runtime.bundle import Bundle, BundleError, Graph, inputs, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     import openvino as ov
-
-LATENT, QUANTIZED = "x_0", "quantized"
-"""Tensors before and after the search for the nearest code. Its near-ties ask for fp32, and
-OpenVINO takes a precision for a whole model, so there the graph is cut."""
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Precision -> what OpenVINO calls it."""
@@ -42,7 +39,7 @@ def is_installed() -> bool:
 class OpenVino(Backend):
     """Runs a bundle's ONNX graph, compiled for this processor.
 
-    Compiled graphs are kept in a folder (`cache_folder`), so that later starts are quick.
+    Compiled graphs are kept in a folder (`compiled_folder`), so that later starts are quick.
 
     Args:
         threads: CPU threads; by default one per physical core.
@@ -73,9 +70,9 @@ class OpenVino(Backend):
         self._onnx = frontend.FrontEndManager().load_by_framework("onnx")
         failures = [kind for name, kind in vars(frontend).items() if name.endswith("Failure")]
         self._errors = (RuntimeError, *failures)
-        self._settings = {"PERFORMANCE_HINT": "LATENCY"}
+        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         with suppress(OSError, RuntimeError):  # nowhere to write, or no home at all
-            folder = cache_folder()
+            folder = compiled_folder()
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 self._settings["CACHE_DIR"] = str(folder)
@@ -92,53 +89,66 @@ class OpenVino(Backend):
         """Compile the graph for this processor; see `Backend.load`."""
 
         def compiled(precision: str) -> list[ov.CompiledModel]:
-            return self._compiled(bundle, graph, precision)
+            path, promised = bundle.graph_path(graph), shapes(bundle.manifest, graph)
+            return self._parts(path, precision, promised, bundle.manifest.precise)
 
-        return _OpenVinoSession(bundle, graph, compiled, self.precision, self._errors)
+        picture = [self._parts(bundle.stage_path(stage), "fp32") for stage in graph.picture]
+        return _OpenVinoSession(bundle, graph, compiled, picture, self.precision, self._errors)
 
     def describe(self) -> str:
         """Name, version, device and precision."""
         version = self._engine.__version__.split("-")[0]
         return f"OpenVINO {version} on the CPU in {self.precision}"
 
-    def _compiled(self, bundle: Bundle, graph: Graph, precision: str) -> list[ov.CompiledModel]:
-        path = bundle.graph_path(graph)
+    def _parts(
+        self,
+        path: Path,
+        precision: str,
+        promised: Mapping[str, tuple[int, ...]] | None = None,
+        precise: Sequence[tuple[str, str]] = (),
+    ) -> list[ov.CompiledModel]:
+        """The graph in a file, compiled.
+
+        OpenVINO takes a precision for a whole model, so a reduced one cuts it around what must stay
+        precise: every second part is fp32.
+        """
         try:
             model = self._onnx.convert(self._onnx.load(str(path)))
-            _check(model, path, shapes(bundle.manifest, graph))
-            parts = [model] if precision == "fp32" else self._cut(model)
-            return [self._compile(part, precision) for part in parts]
+            if promised:
+                _check(model, path, promised)
+            parts = [model] if precision == "fp32" else self._cut(model, precise)
+            return [
+                self._compile(part, "fp32" if number % 2 else precision)
+                for number, part in enumerate(parts)
+            ]
         except self._errors as error:
             _raise_if_memory(error)
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
 
     def _compile(self, model: ov.Model, precision: str) -> ov.CompiledModel:
-        precision = "fp32" if model.friendly_name == "search" else precision
         settings = {**self._settings, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         return self._core.compile_model(model, "CPU", settings)
 
-    def _cut(self, model: ov.Model) -> list[ov.Model]:
-        """The model before, in and after the search for codes; whole, if it has no such search."""
+    def _cut(self, model: ov.Model, precise: Sequence[tuple[str, str]]) -> list[ov.Model]:
+        """The model in parts that follow one another, cut at these pairs of tensors."""
+        cuts = [name for pair in precise for name in pair]
         ports = {
             name: port
             for node in model.get_ordered_ops()
             for port in node.outputs()
-            for name in port.names & {LATENT, QUANTIZED}
+            for name in port.names & set(cuts)
         }
-        if QUANTIZED not in ports:
-            return [model]
-        (sr,) = model.get_results()
         results, inputs = [], [model.get_parameters()]
-        for port in (ports[LATENT], ports[QUANTIZED]):
+        for port in (ports[name] for name in cuts):
             start = self._engine.opset13.parameter(port.get_shape(), port.get_element_type())
             for user in port.get_target_inputs():
                 user.replace_source_output(start.output(0))
             results.append(self._engine.opset13.result(port))
             inputs.append([start])
-        names = ("chain", "search", "decoder")
+        ends = [*results, *model.get_results()]
         return [
-            self._engine.Model([result], parameters, name)
-            for result, parameters, name in zip([*results, sr], inputs, names, strict=True)
+            self._engine.Model([result], parameters, f"part {number}")
+            for number, (result, parameters) in enumerate(zip(ends, inputs, strict=True))
         ]
 
 
@@ -150,30 +160,39 @@ class _OpenVinoSession(Session):
         bundle: Bundle,
         graph: Graph,
         compiled: Callable[[str], list[ov.CompiledModel]],
+        picture: Sequence[Sequence[ov.CompiledModel]],
         precision: str,
         errors: tuple[type[Exception], ...],
     ) -> None:
         super().__init__(bundle, graph)
         self._compiled, self._precision, self._errors = compiled, precision, errors
-        self._parts = compiled(precision)
+        self._parts, self._picture = compiled(precision), picture
         self._precise = self._parts if precision == "fp32" else []
         self._lock = Lock()
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
+        """What is made for a whole picture, in fp32; see `Session.estimate`."""
+        found = {}
+        with self._lock:
+            for stage, parts in zip(self.graph.picture, self._picture, strict=True):
+                (source,), (result,) = stage.inputs, stage.outputs
+                found[result] = self._run(parts, {source: lr})
+        return found
+
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Session.run`."""
         with self._lock:
-            return self._run(self._parts, lr, noise)
+            return self._run(self._parts, inputs(self.manifest, lr, noise, given))
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same in fp32; the graph is compiled for it on first use."""
         with self._lock:
             self._precise = self._precise or self._compiled("fp32")
-            return self._run(self._precise, lr, noise)
+            return self._run(self._precise, inputs(self.manifest, lr, noise, given))
 
     def _run(
-        self, parts: Sequence[ov.CompiledModel], lr: np.ndarray, noise: np.ndarray
+        self, parts: Sequence[ov.CompiledModel], values: Mapping[Any, np.ndarray]
     ) -> np.ndarray:
-        values = dict(zip(self.manifest.inputs, (lr, noise), strict=True))
         try:
             for part in parts:
                 result = part(values, share_outputs=False)[0]
@@ -184,13 +203,13 @@ class _OpenVinoSession(Session):
         return result
 
 
-def _check(model: ov.Model, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+def _check(model: ov.Model, path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
     found = {
         name: tuple(port.get_shape())
         for port in (*model.inputs, *model.outputs)
         for name in port.names & expected.keys() or port.names
     }
-    if found != expected:
+    if found != dict(expected):
         raise BundleError(f"{path} has tensors {found}, its manifest {expected}; export again")
 
 

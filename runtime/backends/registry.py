@@ -46,6 +46,7 @@ class BackendInfo:
         stored: the precisions of networks in a bundle that it can run.
         topologies: the topologies of bundles that it can run.
         prebuilt: whether it needs engines in the bundle that were built for the GPU beforehand.
+        whole: whether it runs models that look at the whole picture first, or draw no noise.
     """
 
     name: str
@@ -56,6 +57,7 @@ class BackendInfo:
     stored: tuple[str, ...] = ("fp32", "fp16", "bf16")
     topologies: tuple[str, ...] = TOPOLOGIES
     prebuilt: bool = False
+    whole: bool = False
 
     def open(self, options: Options) -> Backend:
         """Create the engine.
@@ -85,6 +87,12 @@ class BackendInfo:
         Raises:
             BackendError: the message says what can run it, and which export would help.
         """
+        if manifest.looks_ahead and not self.whole:
+            able = " or ".join(i.name for i in BACKENDS.values() if i.whole)
+            raise BackendError(
+                f"{self.label} does not run models yet that look at the whole picture first or "
+                f"draw no noise; use --backend {able}"
+            )
         limit = self.limit(manifest)
         if not limit:
             return
@@ -126,6 +134,7 @@ BACKENDS = {
             device="cpu",
             precisions=("fp32",),
             stored=("fp32", "fp16"),
+            whole=True,
         ),
         BackendInfo(
             "openvino",
@@ -134,6 +143,7 @@ BACKENDS = {
             device="cpu",
             precisions=("fp32", "bf16"),
             topologies=("unrolled",),
+            whole=True,
         ),
         BackendInfo(
             "onnxruntime-cuda",

@@ -27,13 +27,25 @@ class Session(ABC):
     def __init__(self, bundle: Bundle, graph: Graph) -> None:
         self.manifest, self.graph = bundle.manifest, graph
 
+    def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
+        """What the graph's stages for a whole picture make of one batch of its tiles.
+
+        Args:
+            lr: float32 (B, 3, h, w) in [-1, 1].
+
+        Returns:
+            name -> float32 (B, ...), see `Graph.given`; errors are those of `run`.
+        """
+        return {}
+
     @abstractmethod
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch.
 
         Args:
             lr: float32 (B, 3, h, w) in [-1, 1].
-            noise: float32 (K, B, C, h, w).
+            noise: float32 (K, B, C, h', w'), with the sizes of a latent.
+            **given: what was made for the whole picture, by name (`Graph.given`).
 
         Returns:
             float32 (B, 3, scale·h, scale·w) in [-1, 1].
@@ -43,7 +55,7 @@ class Session(ABC):
             MemoryError: the device or the machine has too little memory.
         """
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
 
         Called when `run` returns values that are not finite.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from lpnsr.runtime.backends.base import (
     BackendError,
     NotFiniteError,
     Task,
-    cache_folder,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
@@ -29,6 +28,7 @@ from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.backends.registry import BACKENDS, Options
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
+from lpnsr.runtime.home import compiled_folder
 
 if TYPE_CHECKING:
     from cuda.core import Device
@@ -107,7 +107,7 @@ class TensorRt(Backend):
         plan = engine_files.read(bundle, engine)
         self._accept(bundle, engine, plan)
         gpu = re.sub(r"\W+", "-", self._device.name).lower()
-        compiled = cache_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
+        compiled = compiled_folder() / f"{engine.sha256[:16]}.{gpu}.jit"
         return LoadedEngine(self._trt, self._runtime, self._log, plan, compiled)
 
     def _accept(self, bundle: Bundle, engine: Engine, plan: bytes) -> None:
@@ -133,7 +133,8 @@ class TensorRt(Backend):
             BundleError: they have others.
         """
         expected = shapes(manifest, graph)
-        found, types = {}, {}
+        found: dict[str, tuple[int, ...]] = {}
+        types: dict[str, Any] = {}
         for part in parts.values():
             found |= part.shapes
             types |= part.types
@@ -186,6 +187,7 @@ class TensorRtSession(Session):
         self._scratch = device.allocate(size, stream=stream)
         for part in parts.values():
             part.use(self._scratch)
+        chain: StagedChain | LoadedEngine
         if graph.stages:
             chain = StagedChain(device, stream, parts, bundle.manifest, graph)
         else:

@@ -40,6 +40,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _List(argparse.Action):
+    """Shows what is here and ends, whatever else is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print and exit; what it takes is imported when it is asked for."""
+        from lpnsr.runtime.command import listing
+
+        print(listing.describe())
+        parser.exit()
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, by default that of the process; completes it where a shell asks for that.
 
@@ -168,7 +179,8 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=BUILTIN,
         metavar="BUNDLE",
-        help="folder made by lpnsr-export (default: the built-in model)",
+        help="folder made by lpnsr-export, or the name of a model in the cache, as --list shows "
+        "them (default: the built-in model)",
     )
     add(
         "-t",
@@ -219,6 +231,12 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
 
 def _add_messages(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add(
+        "--list",
+        action=_List,
+        nargs=0,
+        help="show which models, backends and devices are here, and what the others lack",
+    )
     add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
     add("-q", "--quiet", action="store_true", help="say only what goes wrong")
     add("--debug", action="store_true", help="show where an error comes from")

@@ -152,11 +152,13 @@ def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
 
 def _close(outcomes: Sequence[Outcome], asked: int, unread: int, received: list[int]) -> int:
     """Say how the run went; returns the exit code."""
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    failed = [
+        _message(outcome.error, outcome.job) for outcome in outcomes if outcome.error is not None
+    ]
     if failed and asked > 1:
         _say(f"{len(failed)} of {asked} pictures failed:")
-        for outcome in failed:
-            _say(f"  {_message(outcome.error, outcome.job)}")
+        for message in failed:
+            _say(f"  {message}")
     if unread and asked + unread > 1:
         _say(f"{unread} of {asked + unread} pictures are of kinds that are not read")
     if received and len(outcomes) < asked:
@@ -225,7 +227,7 @@ def _comment(outcome: Outcome, args: argparse.Namespace) -> None:
         return
     if outcome.lost:
         _say(f"warning: {outcome.job.source}: {', '.join(outcome.lost)} dropped")
-    if not args.quiet:
+    if outcome.output_size and not args.quiet:
         height, width = outcome.output_size
         seconds = sum(outcome.seconds.values())
         job = outcome.job
@@ -243,7 +245,10 @@ def _explain(error: BaseException, debug: bool, outcome: Outcome | None = None) 
     """Say in one line what is wrong; with `debug` also where."""
     if debug:
         tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr, end="")
-    _say(_message(outcome.error, outcome.job) if outcome else str(error) or "not enough memory")
+    if outcome and outcome.error is not None:
+        _say(_message(outcome.error, outcome.job))
+    else:
+        _say(str(error) or "not enough memory")
 
 
 def _message(error: str, job: Job) -> str:

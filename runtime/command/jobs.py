@@ -107,7 +107,11 @@ def plan(
     reasons = {file: _unread(file) for file, _ in found}
     unread = {file: reason for file, reason in reasons.items() if reason}
     readable = [pair for pair in dict.fromkeys(found) if pair[0] not in unread]
-    jobs = [Job(file, output) for file, _ in readable] if single else _named(readable, naming)
+    jobs = (
+        [Job(file, output) for file, _ in readable]
+        if output and single
+        else _named(readable, naming)
+    )
     _refuse_writing_over_inputs(jobs)
     _refuse_unwritable([job.target for job in jobs])
     existing = [job.target for job in jobs if job.target.exists()]

@@ -199,11 +199,12 @@ class _Line:
         try:
             for job in self._jobs:
                 outcome = Outcome(job)
+                found: Picture | Exception
                 try:
-                    picture = self._decoded(outcome)
+                    found = self._decoded(outcome)
                 except Exception as error:
-                    picture = error
-                if not self._put((outcome, picture)):
+                    found = error
+                if not self._put((outcome, found)):
                     return
         except BaseException as error:  # of the jobs
             self._done.put(error)

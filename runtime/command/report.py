@@ -45,8 +45,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         return files | {"error": outcome.error}
     return files | {
-        "input_size": list(outcome.input_size),
-        "output_size": list(outcome.output_size),
+        "input_size": outcome.input_size,
+        "output_size": outcome.output_size,
         "lost": outcome.lost,
         "seconds": {stage: round(spent, 4) for stage, spent in outcome.seconds.items()},
         "sha256": outcome.sha256,

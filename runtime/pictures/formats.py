@@ -174,7 +174,7 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
         filtered[0, 1:] = samples[0] - above
         filtered[1:, 1:] = samples[1:] - samples[:-1]
         above = samples[-1]
-        if packed := packer.compress(filtered):
+        if packed := packer.compress(filtered.data):
             chunk(b"IDAT", packed)
     chunk(b"IDAT", packer.flush())
     chunk(b"IEND", b"")
@@ -216,7 +216,7 @@ def _write_tiles(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> Tags:
         margin = ((0, rows - len(band)), (0, padding), (0, 0))
         samples = np.pad(band, margin, mode="edge")
         samples[:, 1:] -= samples[:, :-1].copy()
-        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")), _LEVEL)
+        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")).tobytes(), _LEVEL)
         offsets.append(stream.tell())
         counts.append(len(packed))
         stream.write(packed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -120,6 +121,11 @@ def _salvaged(path: Path) -> Picture:
     return replace(picture, lost=(*picture.lost, "what is damaged"))
 
 
+def _most_pixels() -> float:
+    """What Pillow guards against: twice what it warns of."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
     try:
@@ -129,9 +135,9 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
         formats = (name,) if name else kinds.PILLOWS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about what does not hinder reading
-            with tiff.opened(path) as scan:
-                if scan := scan or bmp.opened(path):
-                    if scan.size[0] * scan.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
+            with tiff.opened(path) as uncommon:
+                if scan := uncommon or bmp.opened(path):
+                    if scan.size[0] * scan.size[1] > _most_pixels():
                         raise Image.DecompressionBombError
                     yield scan
                     return
@@ -151,7 +157,7 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
             raise ImageError(message) from error
         raise ImageError(f"{path} is not a picture; convert it to one of {_COMMON}") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 10**6
+        limit = _most_pixels() / 10**6
         raise ImageError(
             f"{path} has over {limit:g} million pixels; if you trust it, raise --max-megapixels"
         ) from error
@@ -209,14 +215,14 @@ def _raw(image: Image.Image) -> str:
 
     Pillow reduces colour pictures to 8 bits as it decodes them; only this tells before.
     """
-    for part in image.tile:
+    for part in getattr(image, "tile", ()):
         if found := re.search(r"\w+;1[26][BLN]*", str(part[3])):
             return found[0]
     return image.mode if image.mode.startswith("I;16") else ""
 
 
 def _deep_grey(image: Image.Image, raw: str) -> np.ndarray:
-    grey = np.asarray(image).astype(np.uint16)[..., None]
+    grey: np.ndarray = np.asarray(image).astype(np.uint16)[..., None]
     if ";12" in raw:
         grey = grey << 4 | grey >> 8
     return _with_key(grey, image.info.get("transparency"))
@@ -266,10 +272,10 @@ def _for_screens(image: Image.Image, profile: bytes) -> tuple[Image.Image, bytes
     """Printing colours as sRGB with its profile, or as they are if theirs cannot be applied."""
     screen = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     try:
-        image = ImageCms.profileToProfile(image, io.BytesIO(profile), screen, outputMode="RGB")
+        shown = ImageCms.profileToProfile(image, io.BytesIO(profile), screen, outputMode="RGB")
     except ImageCms.PyCMSError:
         return image, None
-    return image, screen.tobytes()
+    return shown or image, screen.tobytes()
 
 
 def _shallow(image: Image.Image, path: Path) -> np.ndarray:

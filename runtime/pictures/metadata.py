@@ -6,8 +6,9 @@ import io
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import ExifTags, Image, ImageCms
 
@@ -109,7 +110,22 @@ def exif_bytes(tags: Tags) -> bytes:
     return exif.tobytes() if tags else b""
 
 
-def read(image: Image.Image) -> tuple[Metadata, list[str]]:
+class Tagged(Protocol):
+    """What metadata is read from: a picture of Pillow's, or a scan of ours."""
+
+    @property
+    def info(self) -> Mapping[Any, Any]:
+        """What the file says of itself, by Pillow's names."""
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name for how the samples are stored."""
+
+    def getexif(self) -> Image.Exif:
+        """The file's tags."""
+
+
+def read(image: Tagged) -> tuple[Metadata, list[str]]:
     """The metadata of an opened picture and the names of what cannot be read."""
     exif, dpi, lost = None, None, []
     profile = image.info.get("icc_profile")
@@ -135,7 +151,7 @@ def read(image: Image.Image) -> tuple[Metadata, list[str]]:
     return Metadata(profile or None, exif or None, dpi, xmp or None), lost
 
 
-def orientation(image: Image.Image) -> int:
+def orientation(image: Tagged) -> int:
     """How the camera was turned, 1 to 8 as EXIF has it; 1, upright, if that cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -146,7 +162,7 @@ def orientation(image: Image.Image) -> int:
 
 def _kept(exif: Image.Exif) -> Tags:
     """The tags worth keeping, text in the file's own encoding."""
-    tags = {tag: _raw(exif[tag]) for tag in _TAGS if tag in exif}
+    tags: Tags = {tag: _raw(exif[tag]) for tag in _TAGS if tag in exif}
     for directory in _IFDS:
         inner = {tag: _raw(value) for tag, value in exif.get_ifd(directory).items()}
         inner.pop(_INTEROPERABILITY, None)
@@ -160,19 +176,23 @@ def _raw(value: object) -> object:
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
+def _dpi(image: Tagged) -> tuple[float, float] | None:
     """Pixels per inch, from the file's own header or else from EXIF."""
-    across, down = image.info.get("dpi") or (None, None)
-    if across is None:
-        exif = image.getexif()
-        across, down = (exif.get(tag) for tag in (0x011A, 0x011B))
-        if across is None or down is None:
-            return None
-        if exif.get(ExifTags.Base.ResolutionUnit) == 3:  # per centimetre
-            across, down = across * 2.54, down * 2.54
-    across, down = float(across), float(down)
+    stated = image.info.get("dpi") or _exif_dpi(image.getexif())
+    if stated is None:
+        return None
+    across, down = map(float, stated)
     usable = all(math.isfinite(value) and 0 < value < 1e6 for value in (across, down))
     return (across, down) if usable else None
+
+
+def _exif_dpi(exif: Image.Exif) -> tuple[Any, Any] | None:
+    across, down = exif.get(0x011A), exif.get(0x011B)
+    if across is None or down is None:
+        return None
+    if exif.get(ExifTags.Base.ResolutionUnit) == 3:  # per centimetre
+        return across * 2.54, down * 2.54
+    return across, down
 
 
 def _is_packet(xmp: object) -> bool:
@@ -183,7 +203,7 @@ def _is_packet(xmp: object) -> bool:
         return False
 
 
-def _fits(profile: bytes, image: Image.Image) -> bool:
+def _fits(profile: bytes, image: Tagged) -> bool:
     """Whether an ICC profile can be read and is for colours of this picture's kind."""
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import tifffile
@@ -24,7 +24,11 @@ from lpnsr.runtime.pictures.metadata import DAMAGE
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_COLORS = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3}
+_COLORS: dict[int, int] = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.RGB: 3,
+}
 
 _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 
@@ -103,7 +107,8 @@ class Scan:
             exif.update({tag.code: _plain(tag.value) for tag in self.page.tags})
             return exif
         exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
-        exif.load_from_fp(file.filehandle, self.page.offset)
+        # A FileHandle reads and seeks as a file does.
+        exif.load_from_fp(cast(IO[bytes], file.filehandle), self.page.offset)
         return exif
 
     def pixels(self) -> np.ndarray:
@@ -147,7 +152,7 @@ class Scan:
         """How the first channel behind the colors holds transparency, if it does."""
         first = self.page.extrasamples[:1]
         kinds = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
-        return first[0] if first and first[0] in kinds else None
+        return EXTRASAMPLE(first[0]) if first and first[0] in kinds else None
 
     def _check_segments(self) -> None:
         """Refuse missing strips, which tifffile takes for black, and decompression bombs."""

@@ -82,7 +82,7 @@ def _layouts(
         fitting = [overlap for overlap in overlaps if overlap <= min(graph.tile) - ALIGNMENT]
         for pair in product(fitting, repeat=2):
             counts = map(tiling.count, size, graph.tile, pair)
-            yield TileLayout(graph, pair, prod(counts))
+            yield TileLayout(graph, (pair[0], pair[1]), prod(counts))
 
 
 def _rank(layout: TileLayout) -> tuple[int, int, int, int]:

@@ -1,12 +1,26 @@
 import pytest
-from small import MICRO, random_model
 
+from lpnsr.benchmarks import stages
+from lpnsr.export import pack
+from lpnsr.export.graph import passes
 from lpnsr.models import presets
 
 
+@pytest.fixture(autouse=True)
+def known(request, monkeypatch):
+    """The preset `micro` is known by its name in tests that use it."""
+    if "micro" in request.fixturenames:
+        micro = request.getfixturevalue("micro")
+        monkeypatch.setitem(presets.PRESETS, "micro", micro.preset)
+
+
 @pytest.fixture
-def micro(monkeypatch, tmp_path):
-    """A small preset with checkpoints, known by its name, as random_model gives it."""
-    model = random_model(MICRO, tmp_path)
-    monkeypatch.setitem(presets.PRESETS, "micro", model.preset)
-    return model
+def traced_once(micro_traces, monkeypatch):
+    """Graphs of `micro` are made of the session's traces, but for those without rewrites."""
+    rewrite, trace = passes.rewrite, pack.trace_stage
+
+    def traced(chain, preset, *shape):
+        return micro_traces(*shape) if passes.rewrite is rewrite else trace(chain, preset, *shape)
+
+    monkeypatch.setattr(pack, "trace_stage", traced)
+    monkeypatch.setattr(stages, "trace_stage", traced)

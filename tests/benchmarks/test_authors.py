@@ -16,8 +16,9 @@ def inputs():
 
 def test_same_result_with_one_call_more(micro, inputs):
     calls = []
-    micro.chain.noise_predictor.register_forward_hook(lambda *_: calls.append("predictor"))
-    torch.testing.assert_close(authors.sample(micro.chain, *inputs), micro.chain(*inputs))
+    predictor = micro.chain.noise_predictor
+    with predictor.register_forward_hook(lambda *_: calls.append("predictor")):
+        torch.testing.assert_close(authors.sample(micro.chain, *inputs), micro.chain(*inputs))
     assert len(calls) == 2 + 1
     ours = count.eager(lambda: micro.chain(*inputs))
     assert count.eager(lambda: authors.sample(micro.chain, *inputs)) > ours

@@ -3,8 +3,8 @@ import torch
 
 from lpnsr.benchmarks import count
 from lpnsr.benchmarks.methods import without_rewrites
+from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.trace import trace_stage
-from lpnsr.export.graph.unroll import single
 
 
 def test_graphs_as_traced_cost_what_eager_costs(micro, tmp_path):

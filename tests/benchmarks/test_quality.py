@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageFilter
 
 from lpnsr.benchmarks import cli, metrics, noise, peers, quality
-from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.runtime.bundle import BUILTIN
 
@@ -206,11 +205,18 @@ def test_bad_input_is_told_in_one_line(originals, tmp_path, capsys):
     assert "is not 4 times the size of" in capsys.readouterr().err
 
 
-def test_the_kinds_of_noise_differ_where_steps_use_noise(originals):
-    chain = get_preset("lpnsr-tiny").build()
+def test_the_noise_command_has_a_row_for_each_length(micro, originals, capsys):
+    options = ["--reduce", "--preset", "micro", "--weights", str(micro.weights)]
+    assert cli.main(["noise", str(originals / "0.png"), *options]) == 0
+    found = table(capsys.readouterr().out)
+    assert found.pop("T, 1 pictures") == [f"{kind} noise" for kind in NOISE_KINDS]
+    assert found.keys() == {"---", "1", "2"}
+
+
+def test_the_kinds_of_noise_differ_where_steps_use_noise(micro, originals):
     small = np.asarray(Image.open(originals / "0.png"))[:20, :24]
     found = {
-        (steps, kind): noise.upscale(chain, small, steps, kind, 16)
+        (steps, kind): noise.upscale(micro.chain, small, steps, kind, micro.preset.multiple)
         for steps in (1, 2)
         for kind in NOISE_KINDS
     }

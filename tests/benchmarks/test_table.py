@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import cli, machine, methods, plots, process, report, workloads
+from lpnsr.benchmarks import cli, machine, methods, plots, process, report, table, workloads
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
 from lpnsr.export.check.run_onnx import computes_bf16
 from lpnsr.export.check.verify import ParityError
+from lpnsr.models.presets import PRESETS
 from lpnsr.runtime.bundle import BUILTIN
 
 MODEL = Model("micro-2", "micro")
@@ -38,7 +39,10 @@ def rows(text, first):
     ]
 
 
-def test_quick_has_every_method_and_every_cause(micro, quickly, monkeypatch, tmp_path, capsys):
+def test_quick_has_every_method_and_every_cause(
+    micro, traced_once, quickly, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setitem(PRESETS, "micro", replace(micro.preset, weights=micro.weights))
     monkeypatch.setattr(process, "twice", lambda *task: START)
     models = (replace(MODEL, label="built-in"),)
     monkeypatch.setitem(
@@ -140,6 +144,17 @@ def test_an_export_out_of_tolerance_is_a_row_that_is_missing(monkeypatch):
 START = {"first": 2.0, "second": 1.0, "memory": 5 * 10**8, "device_memory": None}
 
 
+def test_a_table_is_measured_as_asked_for(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(table, "measure_all", lambda *words: asked.append(words) or 0)
+    options = ["--batch", "2", "--size", "64", "--runs", "3", "--no-starts"]
+    assert cli.main(["table", "upsr-table2", *options, "--bundles", str(tmp_path)]) == 0
+    ((workload, settings, _),) = asked
+    assert (workload.name, workload.batch, workload.size) == ("upsr-table2", 2, (64, 64))
+    assert (settings.runs, settings.starts, settings.bundles) == (3, False, tmp_path)
+
+
+@pytest.mark.slow
 def test_published_figures_stand_in_a_column_of_their_own(
     micro, quickly, monkeypatch, tmp_path, capsys
 ):

@@ -1,12 +1,9 @@
 """Small models, their checkpoints and an exported bundle."""
 
-import functools
-
 import pytest
-from small import MICRO, random_model
+from small import random_model
 
 from lpnsr.export import pack
-from lpnsr.export.graph import trace
 from lpnsr.models import presets
 from lpnsr.runtime.bundle import Bundle
 
@@ -21,26 +18,38 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny, tmp_path_factory) -> Bundle:
-    """`tiny`, exported for two shapes; do not change its files."""
+    """`tiny`, exported for one shape; do not change its files."""
     target = tmp_path_factory.mktemp("bundle") / "tiny"
+    return pack.pack(tiny.chain, tiny.preset, [SMALL], target)
+
+
+@pytest.fixture(scope="session")
+def two_shapes(tiny, tmp_path_factory) -> Bundle:
+    """`tiny`, exported for two shapes; do not change its files."""
+    target = tmp_path_factory.mktemp("bundle") / "two_shapes"
     return pack.pack(tiny.chain, tiny.preset, [SMALL, WIDE], target)
 
 
 @pytest.fixture(scope="session")
-def micro(tmp_path_factory):
-    """The same networks as in the full-size model, as small as they get, and two steps."""
-    return random_model(MICRO, tmp_path_factory.mktemp("micro"))
+def micro_bundles(micro, micro_traces, tmp_path_factory):
+    """Bundles of `micro` for `SMALL`, by precision; do not change their files."""
+    return Exports(micro, micro_traces, tmp_path_factory.mktemp("bundles"))
 
 
-@pytest.fixture(scope="session")
-def micro_traces(micro):
-    """Traces stages of `micro`, each once in a session."""
+class Exports(dict):
+    """Precision -> a bundle, exported when it is first asked for."""
 
-    @functools.cache
-    def traced(stage, batch, tile, dtype):
-        return trace.trace_stage(micro.chain, micro.preset, stage, batch, tile, dtype)
+    def __init__(self, model, traces, folder):
+        self.model, self.traces, self.folder = model, traces, folder
 
-    return traced
+    def __missing__(self, precision):
+        model, target = self.model, self.folder / precision
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: self.traces(*shape))
+            self[precision] = pack.pack(
+                model.chain, model.preset, [SMALL], target, precision=precision
+            )
+        return self[precision]
 
 
 @pytest.fixture

@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from lpnsr.export.check.run_onnx import computes_bf16
-from lpnsr.export.pack import pack
 from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import Bundle
-
-from .conftest import SMALL
 
 needs_bf16 = pytest.mark.skipif(not computes_bf16(), reason="this processor has no bf16")
 
@@ -19,9 +16,9 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def quantizing(micro, tmp_path_factory) -> Bundle:
-    return pack(micro.chain, micro.preset, [SMALL], tmp_path_factory.mktemp("vq") / "bundle")
+@pytest.fixture
+def quantizing(micro_bundles) -> Bundle:
+    return micro_bundles["fp32"]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from selection import slow_but
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lpnsr.export import pack
@@ -19,7 +20,6 @@ from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import ParityError, check_narrow, random_input
 from lpnsr.export.graph import trace
 from lpnsr.export.graph.precision import DTYPES, MixedPrecision, assign
-from lpnsr.export.graph.trace import stages_of
 from lpnsr.models.presets import Tolerance, get_preset
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
@@ -37,24 +37,10 @@ ISLANDS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization", 
 PRODUCTS = {"Conv", "MatMul", "Gemm"}
 
 
-@pytest.fixture(scope="module")
-def bundles(micro, micro_traces, tmp_path_factory):
-    """Exports of the micro model, by precision."""
-    folder = tmp_path_factory.mktemp("precision")
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: micro_traces(*shape))
-        return {
-            precision: pack.pack(
-                micro.chain, micro.preset, [SMALL], folder / precision, precision=precision
-            )
-            for precision in ("fp32", *TYPES)
-        }
-
-
-@pytest.fixture(params=TYPES)
-def narrow(request, bundles):
+@pytest.fixture(params=slow_but(["fp16", "mixed"], list(TYPES)))
+def narrow(request, micro_bundles):
     """A precision and a bundle in it."""
-    return request.param, bundles[request.param]
+    return request.param, micro_bundles[request.param]
 
 
 def load(bundle):
@@ -109,7 +95,7 @@ def test_products_are_narrow_and_islands_are_not(narrow):
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def test_weights_are_stored_once_in_half_the_space(narrow, bundles):
+def test_weights_are_stored_once_in_half_the_space(narrow, micro_bundles):
     """All but what is in float32: window tables and the constants of norms and codes."""
     _, bundle = narrow
     stored = [i for i in load(bundle).graph.initializer if i.data_type in NARROW]
@@ -117,7 +103,7 @@ def test_weights_are_stored_once_in_half_the_space(narrow, bundles):
     assert len(kernels) > 30 and set(kernels.values()) == {1}
     size, before = (
         sum(len(i.raw_data) for i in load(b).graph.initializer if len(i.dims) in (2, 4))
-        for b in (bundle, bundles["fp32"])
+        for b in (bundle, micro_bundles["fp32"])
     )
     assert size < 0.75 * before
 
@@ -142,14 +128,14 @@ def test_the_check_computes_what_eager_pytorch_computes_in_this_type(micro, narr
     model = ir.load(bundle.graph_path(bundle.manifest.graphs[0]))
     values = random_input(micro.preset, *SMALL, seed=5)
     lr, noise = (torch.from_numpy(values[name]) for name in ("lr", "noise"))
-    call = next(c for c in calls.record(micro.chain, micro.preset, lr, noise))
-    assert call.stage == "pre_upsampler"
-    dtype = getattr(torch, DTYPES[bundle.manifest.precision[call.stage]])
+    call = next(c for c in calls.record(micro.chain, lr, noise))
+    assert call.stage.name == "pre_upsampler"
+    dtype = getattr(torch, DTYPES[bundle.manifest.precision[call.stage.name]])
     with torch.no_grad(), MixedPrecision(dtype):
-        expected = call.function(*call.inputs).float().numpy()
-    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["pre_upsampler_1"]), ir_version=10)
-    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["pre_upsampler_1"]
-    precise = call.output.numpy()
+        expected = call.function(*call.arguments)[0].float().numpy()
+    part = ir.Model(ir.convenience.extract(model.graph, ["lr"], ["picture"]), ir_version=10)
+    found = run_onnxruntime(emulate(part), bundle.path)({"lr": values["lr"]})["picture"]
+    precise = call.outputs[0].numpy()
     distance = np.abs(expected - precise).mean()
     assert 0.8 < np.abs(found - precise).mean() / distance < 1.25
     assert np.abs(found - expected).mean() < 0.9 * distance
@@ -212,9 +198,9 @@ def test_stages_that_decide_or_only_move_values_stay_float32():
         "lpnsr-tiny": {"encoder", "decoder"},
     }.items():
         preset = get_preset(name)
-        types = assign(preset, stages_of(preset), "fp16")
+        types = assign(preset, "fp16")
         assert {stage for stage, precision in types.items() if precision == "fp32"} == fixed
-        assert set(assign(preset, stages_of(preset), "fp32").values()) == {"fp32"}
+        assert set(assign(preset, "fp32").values()) == {"fp32"}
 
 
 @pytest.mark.parametrize(
@@ -239,18 +225,19 @@ def test_figures_out_of_tolerance(types, figures, complaint):
         check_narrow({**good, **figures}, types, Tolerance())
 
 
-def test_onnx_runtime_runs_fp16_and_says_what_runs_bf16(micro, bundles):
+@pytest.mark.parametrize("other", slow_but(["mixed"], ["bf16", "mixed"]))
+def test_onnx_runtime_runs_fp16_and_says_what_runs_bf16(micro, micro_bundles, other):
     values = random_input(micro.preset, *SMALL, seed=7)
     pictures = {}
     for precision in ("fp32", "fp16"):
-        backend, _ = backends.create("onnxruntime", bundle=bundles[precision])
-        session = backend.load(bundles[precision], bundles[precision].manifest.graphs[0])
+        bundle = micro_bundles[precision]
+        backend, _ = backends.create("onnxruntime", bundle=bundle)
+        session = backend.load(bundle, bundle.manifest.graphs[0])
         pictures[precision] = session.run(values["lr"], values["noise"])
     # Near-ties among the codes fall differently.
     assert 0 < np.abs(pictures["fp16"] - pictures["fp32"]).mean() < 0.05
-    for precision in ("bf16", "mixed"):
-        with pytest.raises(BackendError, match="--backend openvino, or export"):
-            backends.create("onnxruntime", bundle=bundles[precision])
+    with pytest.raises(BackendError, match="--backend openvino, or export"):
+        backends.create("onnxruntime", bundle=micro_bundles[other])
 
 
 def test_labels():

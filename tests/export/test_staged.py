@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -47,11 +48,10 @@ def run(bundle, graph=0, seed=3):
     return session.run(lr, rng.standard_normal(shape, np.float32))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"noise": ["gaussian"]}, {"noise": ["zero"]}, {"steps": 1}],
-    ids=["predicted", "gaussian", "zero", "one step"],
-)
+VARIANTS = [{}, {"noise": ["gaussian"]}, {"noise": ["zero"]}, {"steps": 1}]
+
+
+@pytest.mark.parametrize("options", slow_but([VARIANTS[0], VARIANTS[2]], VARIANTS), ids=str)
 def test_staged_and_unrolled_agree(micro, quick_pack, assert_share, options):
     preset = vary(micro.preset, **options)
     unrolled, staged = (quick_pack(preset, topology) for topology in ("unrolled", "staged"))
@@ -73,6 +73,7 @@ def test_narrow_stages_are_verified_one_by_one(micro, quick_pack, precision):
         assert np.isfinite(run(bundle)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [RESSHIFT, UPSR], ids=lambda preset: preset.name)
 def test_other_families(preset, tmp_path, assert_share):
     model = random_model(preset, tmp_path)

@@ -102,6 +102,7 @@ def test_the_built_in_model_becomes_an_engine(tmp_path, capfd):
     )
 
 
+@pytest.mark.slow
 def test_the_built_in_model_in_mixed_precision_as_stages(tmp_path, capfd):
     options = ["--preset", "lpnsr-tiny", "--tile", "32", "--precision", "mixed"]
     options += ["--topology", "staged", "--engine", BUILDER, "--gpu", GPU]

@@ -5,6 +5,7 @@ import torch
 
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec
+from lpnsr.models.families import residual_shift
 from lpnsr.models.presets import get_preset
 from lpnsr.models.schedule import Schedule
 
@@ -34,7 +35,15 @@ class Recorder(torch.nn.Module):
 def recorded(schedule, x0=0.25, mean=0.5, logvar=0.0):
     denoiser, predictor = Recorder(48, x0), Recorder(48, mean, logvar)
     up = torch.nn.Upsample(scale_factor=4)
-    return Chain(schedule, up, PixelCodec(), denoiser, predictor)
+    return assemble(schedule, up, denoiser, predictor)
+
+
+def assemble(schedule, up, denoiser, predictor=None):
+    """A chain on rearranged pictures."""
+    networks = {"pre_upsampler": up, "autoencoder": PixelCodec(), "denoiser": denoiser}
+    if predictor:
+        networks["noise_predictor"] = predictor
+    return Chain(schedule, residual_shift(set(networks) - {"autoencoder"}), networks)
 
 
 def test_who_is_called_when():
@@ -60,7 +69,8 @@ def test_log_variance_is_clamped():
     chain = recorded(Schedule(steps=2), logvar=1e6)
     step = chain.schedule.reverse_steps()[0]
     state = torch.zeros(1, 48, 8, 8)
-    _, logvar = chain.noise_distribution(step, state, state, torch.zeros(1, 3, 8, 8))
+    stage, lr = chain.stage("noise_predictor"), torch.zeros(1, 3, 8, 8)
+    _, logvar = chain.compute(stage, step, state, state, lr)
     assert (logvar == 20.0).all()
 
 

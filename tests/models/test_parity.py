@@ -86,20 +86,19 @@ def test_denoiser(case, step, assert_near):
 
 def test_noise_predictor(case, noisy_step, assert_near):
     t = noisy_step.timestep + 1
-    mean, logvar = case.chain.noise_distribution(
-        noisy_step, case.golden[f"x_{t}"], case.golden[f"x0_pred_{t}"], case.lr
-    )
+    inputs = case.golden[f"x_{t}"], case.golden[f"x0_pred_{t}"], case.lr
+    mean, logvar = case.chain.compute(case.chain.stage("noise_predictor"), noisy_step, *inputs)
     assert_near(mean, case.golden[f"noise_mean_{t}"], NETWORK)
     assert_near(logvar, case.golden[f"noise_logvar_{t}"], NETWORK)
 
 
 def test_residual_shift(case, step, assert_near):
     t = step.timestep + 1
-    noise = None
+    noise = {}
     if t > 1:
-        deviation = (case.golden[f"noise_logvar_{t}"] / 2).exp()
-        noise = case.golden[f"noise_mean_{t}"] + deviation * case.noise[5 - t]
-    found = residual_shift(step, case.golden[f"x_{t}"], case.golden[f"x0_pred_{t}"], noise)
+        noise = {name: case.golden[f"noise_{name}_{t}"] for name in ("mean", "logvar")}
+        noise["eps"] = case.noise[5 - t]
+    found = residual_shift(step, case.golden[f"x_{t}"], case.golden[f"x0_pred_{t}"], **noise)
     assert_near(found, case.golden[f"x_{t - 1}"], ARITHMETIC)
 
 

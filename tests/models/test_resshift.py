@@ -27,9 +27,10 @@ def test_it_starts_bicubic_and_its_noise_is_the_draw(resshift):
     with torch.device("meta"):
         chain = resshift.build()
     assert isinstance(chain.pre_upsampler, Bicubic)
-    step = chain.schedule.reverse_steps()[0]
-    eps = torch.zeros(1)
-    assert chain.predict_noise(step, eps, eps, eps, eps) is eps
+    steps = chain.updates()[1:]
+    assert [(step.noise > 0, step.predicted) for step in steps] == [(True, False)] * 3 + [
+        (False, False)
+    ]
 
 
 def test_official_names(resshift, tmp_path):

@@ -141,7 +141,8 @@ def test_auxiliary(chain, golden, lr, categories, assert_near):
 @pytest.mark.slow
 def test_noise_weight(chain, golden, start, assert_near):
     y, estimate = start
-    assert_near(chain.codec.decode(chain.noise_weight(estimate, y)), golden["weight"], ARITHMETIC)
+    weight = chain.noise_weight(estimate, y)
+    assert_near(chain.codec.decode(weight), golden["weight"], ARITHMETIC)
 
 
 @pytest.mark.slow

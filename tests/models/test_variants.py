@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpnsr.models.chain import Chain
-from lpnsr.models.codecs import PixelCodec
 from lpnsr.models.presets import PresetError, get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.variants import describe, vary
 from lpnsr.models.weights import find_weights
 
-from .test_chain import Recorder
+from .test_chain import Recorder, assemble
 
 KEYS = Path(__file__).parents[1] / "reference" / "keys"
 X0, MEAN, LOGVAR = 0.25, 0.5, -1.0
@@ -34,7 +32,7 @@ def run(preset, noise):
     """The reverse chain on a black picture, and its recorded networks."""
     predictor = Recorder(48, MEAN, LOGVAR) if "noise_predictor" in preset.networks else None
     up = torch.nn.Upsample(scale_factor=4)
-    chain = Chain(preset.schedule, up, PixelCodec(), Recorder(48, X0), predictor)
+    chain = assemble(preset.schedule, up, Recorder(48, X0), predictor)
     lr = torch.full((1, 3, 8, 8), -1.0)
     return chain.reverse(chain.encode(lr), lr, noise), chain
 
@@ -73,7 +71,7 @@ def assert_follows_the_formulas(steps, kinds):
     for t, state, (_, seen) in zip(range(steps, 0, -1), states, chain.denoiser.calls, strict=True):
         torch.testing.assert_close(seen[:, :48], state / math.sqrt(4 * eta[t] + 1))
     asked = [steps - 1 - k for k, kind in enumerate(told) if kind == "predicted"]
-    calls = chain.noise_predictor.calls if chain.noise_predictor else []
+    calls = predictor.calls if (predictor := chain.network("noise_predictor")) else []
     assert [t for t, _ in calls] == asked
 
 
@@ -145,7 +143,7 @@ def test_lpnsr_without_its_additions_is_resshift():
     for ours, theirs in zip(
         found.schedule.reverse_steps(), resshift.schedule.reverse_steps(), strict=True
     ):
-        assert replace(ours, predicted=True) == theirs
+        assert replace(ours, predicted=ours.noise > 0) == theirs
     assert describe(found) == describe(resshift)
 
 

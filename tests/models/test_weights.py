@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from lpnsr.models.checkpoints import CheckpointError
-from lpnsr.models.presets import PresetError, get_preset, module_of
+from lpnsr.models.presets import PresetError, get_preset
 from lpnsr.models.weights import find_weights, load_chain
 
 OFFICIAL = {
@@ -107,5 +107,5 @@ def test_load_chain(tmp_path):
 
 def saved(preset, chain, folder):
     for role in preset.networks:
-        save_file(module_of(chain, role).state_dict(), folder / preset.networks[role].files[0])
+        save_file(chain.network(role).state_dict(), folder / preset.networks[role].files[0])
     return find_weights(preset, folder)

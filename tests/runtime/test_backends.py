@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -117,6 +118,18 @@ def test_auto_is_the_fastest_accurate_engine(processor, capabilities, asked, acc
     assert why in reason
 
 
+def test_what_bf16_would_cost_is_said(bundle):
+    opened = Bundle.open(bundle)
+    fine, worse = {"sr_psnr": 39.6, "sr_near_share": 0.94}, {"sr_psnr": 31.2, "sr_near_share": 0.4}
+    parities = ({"bf16": fine}, {"bf16": worse}, {})
+    graphs = [replace(opened.manifest.graphs[0], parity=parity) for parity in parities]
+    _, why = backends.create("auto", bundle=opened, graphs=graphs)
+    told = "(31 dB from fp32, 40% of values within 2/255; --precision bf16 takes it all the same)"
+    assert told in why
+    _, why = backends.create("auto", bundle=opened, graphs=graphs[2:])
+    assert "dB" not in why
+
+
 @pytest.mark.parametrize(
     "missing, label", [("openvino", "ONNX Runtime"), ("onnxruntime", "OpenVINO")]
 )
@@ -220,7 +233,7 @@ def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_again(bundle, tmp_pa
         return engine.load(opened, graph).run(*inputs(graph))
 
     expected = run()
-    (kept,) = (tmp_path / "cache" / "lpnsr").glob("*.blob")
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").glob("*.blob")
     np.testing.assert_array_equal(run(), expected)
     for content in (b"", b"no blob", kept.read_bytes()[: kept.stat().st_size // 2]):
         kept.write_bytes(content)

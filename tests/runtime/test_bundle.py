@@ -6,7 +6,7 @@ import pytest
 
 from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle, BundleError, Graph, Manifest
 
-from .toy import TILES
+from .toy import TILES, write_staged_bundle
 
 
 def test_manifest_survives_a_round_trip(bundle):
@@ -154,6 +154,33 @@ def test_former_names_of_precisions_are_read(bundle, number):
     assert manifest.graphs[0].parity == {"fp32": {"x": 1.0}, "bf16": {}}
     assert manifest.graphs[0].precisions == ("fp32", "bf16")
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_former_formats_say_by_name_when_a_stage_is_called(tmp_path):
+    path = write_staged_bundle(tmp_path / "staged")
+    expected = Bundle.open(path).manifest
+    fields = json.loads((path / MANIFEST).read_text()) | {"format": 3}
+    for name in ("latent_side", "precise"):
+        del fields[name]
+    for graph in fields["graphs"]:
+        del graph["picture"], graph["given"]
+        for stage in graph["stages"]:
+            del stage["phase"]
+    for step in fields["steps"]:
+        del step["timestep"], step["input_scale"]
+    assert Manifest.from_json(json.dumps(fields)) == expected
+    fields["graphs"][0]["stages"][0]["name"] = "something"
+    with pytest.raises(BundleError, match="damaged"):
+        Manifest.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_former_formats_imply_where_a_graph_may_be_cut(bundle, number):
+    fields = json.loads((bundle / MANIFEST).read_text()) | {"format": number}
+    del fields["precise"]
+    assert Manifest.from_json(json.dumps(fields)).precise == ()
+    fields["precision"]["quantizer"] = "float32"
+    assert Manifest.from_json(json.dumps(fields)).precise == (("x_0", "quantized"),)
 
 
 def test_an_unknown_precision_is_refused(bundle):

@@ -52,6 +52,14 @@ def test_the_package_runs_as_the_command():
     assert "usage: lpnsr-run " in python("-m", "lpnsr", "--help")
 
 
+def test_packages_that_do_not_load_are_told_in_one_line():
+    script = "import sys; sys.modules['cv2'] = None; import lpnsr.__main__ as m; sys.exit(m.main())"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("lpnsr-run: cannot start: ") and "cv2" in line
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [

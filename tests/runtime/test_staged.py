@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
+from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, START, Step
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.bundle import Stage, StepConstants
+from lpnsr.runtime.bundle import Stage
 
 SHAPE = (2, 5, 8, 8)
 STEPS = (
-    StepConstants(1.0, 0.0, 0.0, 2.0, 0.5, False),
-    StepConstants(0.6, 0.4, 0.0, 0.3, 0.7, True),
-    StepConstants(0.5, 0.3, 0.2, 0.0, 0.9, False),
-    StepConstants(0.5, 0.5, 0.0, 0.1, 1.0, False),
+    Step(1.0, 0.0, 0.0, 2.0, 0.5, False),
+    Step(0.6, 0.4, 0.0, 0.3, 0.7, True),
+    Step(0.5, 0.3, 0.2, 0.0, 0.9, False),
+    Step(0.5, 0.5, 0.0, 0.1, 1.0, False),
 )
 FUNCTIONS = {
     "pre_upsampler": lambda lr: [np.full((2, 3, 32, 32), lr.mean(), np.float32)],
@@ -22,12 +23,12 @@ FUNCTIONS = {
     "decoder": lambda state: [state.repeat(4, 2).repeat(4, 3)[:, :3]],
 }
 STAGES = (
-    Stage("pre_upsampler", "a", ("lr",), ("picture",)),
-    Stage("encoder", "b", ("picture",), ("y",)),
-    Stage("auxiliary", "c", ("lr", "y"), ("estimate", "weight")),
-    Stage("denoiser", "d", ("scaled", "estimate", "y", "step"), ("x0",)),
-    Stage("noise_predictor", "e", ("state", "x0", "lr", "step"), ("mean", "logvar")),
-    Stage("decoder", "f", ("state",), ("sr",)),
+    Stage("pre_upsampler", "a", ("lr",), ("picture",), START),
+    Stage("encoder", "b", ("picture",), ("y",), START),
+    Stage("auxiliary", "c", ("lr", "y"), ("estimate", "weight"), GUIDE),
+    Stage("denoiser", "d", ("scaled", "estimate", "y", "step"), ("x0",), DENOISE),
+    Stage("noise_predictor", "e", ("state", "x0", "lr", "step"), ("mean", "logvar"), NOISE),
+    Stage("decoder", "f", ("state",), ("sr",), END),
 )
 
 
@@ -61,7 +62,7 @@ def inputs():
 
 
 def test_the_loop(inputs):
-    values = staged.upscale(STAGES, STEPS, compute, *inputs)
+    values = staged.upscale(STAGES, STEPS, compute, {"lr": inputs[0]}, inputs[1])
     expected = written_out(*inputs)
     np.testing.assert_allclose(values["state"], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(values["sr"][:, :, ::4, ::4], values["state"][:, :3])
@@ -76,7 +77,7 @@ def test_each_stage_is_called_when_it_is_its_turn(inputs):
         calls.append((stage.name, step))
         return compute(stage, arrays)
 
-    staged.upscale(STAGES, STEPS, noted, *inputs)
+    staged.upscale(STAGES, STEPS, noted, {"lr": inputs[0]}, inputs[1])
     assert calls == [
         ("pre_upsampler", None),
         ("encoder", None),

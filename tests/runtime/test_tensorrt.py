@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -204,6 +205,37 @@ def test_a_picture_that_is_given_up_leaves_nothing_under_way(gpu, built, seed):
     np.testing.assert_array_equal(model.upscale(picture), expected)
 
 
+def test_threads_take_turns_on_one_graph(gpu, built, seed):
+    gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=3)
+    pictures = [photo(40 + 10 * number, 90) for number in range(4)]
+    expected = [model.upscale(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(model.upscale, pictures))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pictures_are_upscaled_while_bands_are_open(gpu, built, seed):
+    gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, batch=1)
+    large, small = photo(150, 40), photo(30, 30)
+    expected, parts = (model.upscale(large), model.upscale(small)), []
+    for band in model.bands(large, dtype=np.uint8):
+        parts.append(band)
+        np.testing.assert_array_equal(model.upscale(small), expected[1])
+    np.testing.assert_array_equal(np.concatenate(parts), expected[0])
+
+
+def test_a_gpu_that_is_not_there_is_refused(gpu, built):
+    gpu()
+    assert "Simulated GPU" in Upscaler.from_bundle(built, device="cuda:0").choice
+    with pytest.raises(BackendError, match="no NVIDIA GPU 1 can be used"):
+        Upscaler.from_bundle(built, backend=NAME, device="cuda:1")
+    with pytest.raises(BackendError, match=r"cannot be run on a GPU: .*no NVIDIA GPU 1"):
+        Upscaler.from_bundle(built, device="cuda:1")
+
+
 def test_progress_is_that_of_the_gpu(gpu, built):
     device, seen = gpu(), []
 
@@ -222,7 +254,7 @@ def test_what_was_compiled_is_kept_for_the_next_start(gpu, built, tmp_path):
     device = gpu()
     loaded(built)
     assert device.cache == []
-    (kept,) = (tmp_path / "cache" / "lpnsr").iterdir()
+    (kept,) = (tmp_path / "cache" / "lpnsr" / "compiled").iterdir()
     assert kept.name.endswith(".simulated-gpu.jit")
     loaded(built)
     assert device.cache == [b"compiled"]

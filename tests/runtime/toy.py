@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lpnsr.kernels.recurrence import DENOISE, END, NOISE, START, Step
 from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest, Stage, StepConstants
+from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest, Stage
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
 TILES = ((32, 32), (64, 64), (32, 64))
@@ -116,10 +117,10 @@ def write_bundle(
 
 
 STEPS = (
-    StepConstants(1.0, 0.0, 0.0, 0.3, 0.5, False),
-    StepConstants(0.6, 0.4, 0.0, 0.2, 0.7, True),
-    StepConstants(0.5, 0.3, 0.2, 0.1, 0.9, False),
-    StepConstants(0.5, 0.5, 0.0, 0.0, 1.0, False),
+    Step(1.0, 0.0, 0.0, 0.3, 0.5, False),
+    Step(0.6, 0.4, 0.0, 0.2, 0.7, True),
+    Step(0.5, 0.3, 0.2, 0.1, 0.9, False),
+    Step(0.5, 0.5, 0.0, 0.0, 1.0, False),
 )
 
 
@@ -130,14 +131,14 @@ def write_staged_bundle(folder: Path, tile: tuple[int, int] = (32, 32), batch: i
     large = [batch, 3, SCALE * tile[0], SCALE * tile[1]]
     sizes = {"lr": [batch, 3, *tile], "picture": large, "sr": large, "step": [1]}
     pictures = {
-        "pre_upsampler": (["lr"], ["picture"]),
-        "encoder": (["picture"], ["y"]),
-        "denoiser": (["scaled", "lr", "step"], ["x0"]),
-        "noise_predictor": (["state", "x0", "lr", "step"], ["mean", "logvar"]),
-        "decoder": (["state"], ["sr"]),
+        "pre_upsampler": (["lr"], ["picture"], START),
+        "encoder": (["picture"], ["y"], START),
+        "denoiser": (["scaled", "lr", "step"], ["x0"], DENOISE),
+        "noise_predictor": (["state", "x0", "lr", "step"], ["mean", "logvar"], NOISE),
+        "decoder": (["state"], ["sr"], END),
     }
     rng, node, stages = np.random.default_rng(0), helper.make_node, []
-    for name, (takes, gives) in pictures.items():
+    for name, (takes, gives, phase) in pictures.items():
         nodes, weights, joined = [], [], [take for take in takes if take != "step"]
         channels = sum(sizes.get(take, latent)[1] for take in joined)
         nodes.append(node("Concat", joined, ["joined"], axis=1))
@@ -169,7 +170,7 @@ def write_staged_bundle(folder: Path, tile: tuple[int, int] = (32, 32), batch: i
         graph = helper.make_graph(nodes, name, values[: len(takes)], values[len(takes) :], weights)
         opset = [helper.make_opsetid("", 18)]
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / file)
-        stages.append(Stage(name, file, tuple(takes), tuple(gives)))
+        stages.append(Stage(name, file, tuple(takes), tuple(gives), phase))
     graph = Graph("", tile, batch, {}, stages=tuple(stages))
     manifest = Manifest(
         preset="toy",

@@ -20,6 +20,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
+from lpnsr.export.graph.values import operand, static_shape
+
 LONG = 1024
 """Shorter axes are left alone."""
 
@@ -33,9 +35,9 @@ def blockwise_argmin(model: ir.Model) -> int:
 
 
 def _is_long(node: ir.Node) -> bool:
-    if node.op_type != "ArgMin" or node.attributes.get_int("select_last_index", 0):
+    if node.op_type != "ArgMin" or node.attributes.get_int("select_last_index", False):
         return False
-    shape = node.inputs[0].shape
+    shape = static_shape(operand(node, 0))
     last = node.attributes.get_int("axis", 0) in (-1, len(shape) - 1)
     return last and shape[-1] >= LONG
 
@@ -46,8 +48,8 @@ def _block(length: int) -> int:
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:
-    values, result = node.inputs[0], node.outputs[0]
-    length = values.shape[-1]
+    values, result = operand(node, 0), node.outputs[0]
+    length = static_shape(values)[-1]
     block = _block(length)
     new = tape.Tape()
 
@@ -64,7 +66,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
     chosen = new.op("GatherND", [blocks, index], {"batch_dims": 1})
     place = new.op("ArgMin", [chosen], {"axis": -1, "keepdims": 1})
     flat = new.op("Add", [new.op("Mul", [index, constant("block", block)]), place])
-    shaped = new.op("Reshape", [flat, constant("shape", list(result.shape))])
+    shaped = new.op("Reshape", [flat, constant("shape", list(static_shape(result)))])
     for number, operation in enumerate(new.nodes):
         operation.name = f"{node.name}.{number}"
         operation.outputs[0].name = f"{result.name}.{number}"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from lpnsr.export.graph.values import content
+
 
 def narrow_indices(model: ir.Model) -> int:
     """Narrow int64 tables that are nothing but indices of Gathers; returns how many there were."""
     found = [value for value in model.graph.initializers.values() if _is_index(value)]
     for value in found:
-        narrow = value.const_value.numpy().astype(np.int32)
+        narrow = content(value).astype(np.int32)
         value.const_value = ir.tensor(narrow, name=value.name)
         value.dtype = ir.DataType.INT32
     return len(found)

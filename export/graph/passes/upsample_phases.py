@@ -31,6 +31,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from lpnsr.export.graph.values import content, operand, static_shape
+
 # For each phase, the kernel rows (or columns) that meet the same input pixel, and the padding.
 PHASES = (([[0], [1, 2]], (1, 0)), ([[0, 1], [2]], (0, 1)))
 
@@ -79,16 +81,16 @@ def _doubles(node: ir.Node) -> bool:
         or attributes.get_string("nearest_mode", "round_prefer_floor") != "floor"
     ):
         return False
-    batch, channels, height, width = node.inputs[0].shape
-    return list(node.outputs[0].shape) == [batch, channels, 2 * height, 2 * width]
+    batch, channels, height, width = static_shape(operand(node, 0))
+    return static_shape(node.outputs[0]) == (batch, channels, 2 * height, 2 * width)
 
 
 def _is_3x3(node: ir.Node) -> bool:
-    if node.op_type != "Conv" or node.inputs[1].const_value is None:
+    if node.op_type != "Conv" or operand(node, 1).const_value is None:
         return False
     attributes = node.attributes
     return (
-        list(node.inputs[1].shape)[2:] == [3, 3]
+        static_shape(operand(node, 1))[2:] == (3, 3)
         and tuple(attributes.get_ints("pads", (0, 0, 0, 0))) == (1, 1, 1, 1)
         and tuple(attributes.get_ints("strides", (1, 1))) == (1, 1)
         and tuple(attributes.get_ints("dilations", (1, 1))) == (1, 1)
@@ -97,11 +99,11 @@ def _is_3x3(node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, resize: ir.Node, convolution: ir.Node) -> None:
-    source, weight, *bias = resize.inputs[0], *convolution.inputs[1:]
+    source, weight, bias = resize.inputs[0], operand(convolution, 1), convolution.inputs[2:]
     output = convolution.outputs[0]
-    batch, channels, height, width = output.shape
+    batch, channels, height, width = static_shape(output)
     phases = []
-    for index, (kernel, pads) in enumerate(phase_kernels(weight.const_value.numpy())):
+    for index, (kernel, pads) in enumerate(phase_kernels(content(weight))):
         name = f"{weight.name}.phase_{index}"
         value = ir.Value(
             name=name,
@@ -136,5 +138,5 @@ def _replace(graph: ir.Graph, resize: ir.Node, convolution: ir.Node) -> None:
     graph.insert_after(convolution, [*phases, joined, woven])
     ir.convenience.replace_all_uses_with(output, woven.outputs[0], replace_graph_outputs=True)
     graph.remove([convolution, resize], safe=True)
-    if not weight.uses():
+    if weight.name and not weight.uses():
         del graph.initializers[weight.name]

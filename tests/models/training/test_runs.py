@@ -2,13 +2,14 @@
 
 import csv
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lpnsr.models.training.config import STAGES
+from lpnsr.models.training.config import STAGES, StageConfig
 from lpnsr.models.training.trainer import Trainer
 
 
@@ -156,3 +157,18 @@ def test_bad_input_is_told_in_one_line(train, trained, photos, write_config, tmp
         assert (code, len(lines)) == (2, 1), (message, lines)
         assert message in lines[0]
     assert (trained / "denoiser.ckpt").read_bytes() == checkpoint
+
+
+def test_degraded_crops_have_a_perceptual_weight_of_their_own():
+    settings = StageConfig(perceptual=0.5, degraded_perceptual=2.0)
+    trainer = SimpleNamespace(settings=settings)
+    errors = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = torch.zeros(4, 3, 8, 8)
+    term = Trainer._perceptual(
+        trainer,
+        torch.nn.L1Loss(),
+        found,
+        found + errors[:, None, None, None],
+        torch.tensor([False, True, True, False]),
+    )
+    assert term.item() == pytest.approx((0.5 * (1 + 4) + 2.5 * (2 + 3)) / 4)

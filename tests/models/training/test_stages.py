@@ -76,7 +76,7 @@ def test_a_fresh_noise_predictor_sees_detail_and_adds_little_by_chance(toy):
     start_with_detail(chain.noise_predictor, toy.scale)
     step = chain.schedule.reverse_steps()[0]
     state, lr = torch.randn(1, 48, 16, 16), LR[:1]
-    mean, logvar = chain.noise_distribution(step, state, state, lr)
+    mean, logvar = chain.compute(chain.stage("noise_predictor"), step, state, state, lr)
     torch.testing.assert_close(mean, torch.zeros_like(mean))
     assert (logvar / 2).exp().max() < 0.06
 

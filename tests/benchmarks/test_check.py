@@ -1,0 +1,92 @@
+"""`lpnsr-bench check`: one page on a model and a machine."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import MICRO
+
+from lpnsr.benchmarks import check, cli
+from lpnsr.benchmarks.methods import EAGER
+from lpnsr.export.check.verify import ParityError
+from lpnsr.runtime.bundle import BUILTIN
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Nine pictures, one more than are taken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        picture = rng.integers(0, 256, (16 + number, 24, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, photos):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        base = ["check", "--tile", "16", "--runs", "1", "--photos", str(photos), "-o", "page"]
+        return cli.main([*base, *map(str, arguments)])
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_built_in_model(run, tmp_path, capsys):
+    assert run("--preset", "lpnsr-tiny") == 0
+    kept = json.loads((tmp_path / "page.json").read_text())
+    page = (tmp_path / "page.md").read_text()
+    assert page == check.describe(kept) + "\n" == capsys.readouterr().out
+    assert "# Check of `lpnsr-tiny`" in page
+    assert "## 8 pictures, 0.06 output megapixels" in page
+    assert len(kept["weights"]) == 3 and all(name in page for name in kept["weights"])
+    assert "of values within 1/255 of eager PyTorch" in page
+    assert {*kept["parity"]} == {"at export", "verified anew"}
+    methods, psnr = kept["row"]["seconds"], kept["row"]["psnr"]
+    assert next(iter(methods)) == EAGER and len(methods) > 2
+    assert all(value > 35 for value in psnr.values())
+    assert kept["engines"].keys() == {"tensorrt", "tensorrt-rtx"}
+
+
+def test_the_page_of_a_bundle(run, tmp_path, monkeypatch):
+    """The same without the export, which takes longest: the built-in bundle stands for it."""
+    monkeypatch.setattr(check, "pack", lambda *rest, **_: shutil.copytree(BUILTIN, rest[3]))
+    monkeypatch.setattr(check, "verify_bundle", lambda bundle, *_: bundle)
+    assert run("--preset", "lpnsr-tiny") == 0
+    kept = json.loads((tmp_path / "page.json").read_text())
+    page = (tmp_path / "page.md").read_text()
+    assert page == check.describe(kept) + "\n"
+    assert "## 8 pictures, 0.06 output megapixels" in page
+    psnr = kept["row"]["psnr"]
+    assert next(iter(psnr)) == EAGER and len(psnr) > 2
+    assert all(value > 35 for value in psnr.values())
+
+
+def test_an_export_out_of_tolerance_is_a_page_too(run, micro, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ParityError("x_0 is far away")
+
+    monkeypatch.setattr(check, "pack", fails)
+    assert run("--preset", MICRO.name, "--weights", micro.weights) == 1
+    assert "**No:** x_0 is far away." in (tmp_path / "page.md").read_text()
+    assert json.loads((tmp_path / "page.json").read_text())["failed"] == "x_0 is far away"
+
+
+def test_without_weights_nothing_is_written(run, tmp_path, capsys):
+    assert run("--preset", "lpnsr") == 2
+    assert "--download" in capsys.readouterr().err
+    assert not list(tmp_path.glob("page*"))
+
+
+def test_drawings_where_there_are_no_photos(tmp_path):
+    drawn = check._pictures(None, tmp_path)
+    assert len(drawn) == check.PICTURES
+    for file in drawn:
+        with Image.open(file) as picture:
+            assert picture.size == (check.SIDE, check.SIDE)
