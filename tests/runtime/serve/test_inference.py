@@ -1,6 +1,8 @@
 """The Open Inference Protocol v2, by its own client and by hand."""
 
 import json
+import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -171,3 +173,13 @@ def test_pictures_that_are_too_large(model):
         given = image(shape=[40, 40, 3], data=[1] * 4800)
         answer = small("POST", INFER, json.dumps({"inputs": [given]}))
         assert (answer.status, "0.001 are allowed" in answer.error) == (413, True)
+
+
+def test_the_example_of_the_readme(client):
+    pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
+    text = (files("lpnsr.runtime.serve") / "README.md").read_text(encoding="utf-8")
+    code = re.search("```python\n(.*?)```", text, re.DOTALL)[1]
+    names = {}
+    exec(code.replace("8000", str(client.port)).replace("lpnsr-tiny", "toy"), names)
+    assert names["large"].shape == (192, 256, 3)
+    names["client"].close()
