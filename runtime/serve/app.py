@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -279,7 +280,11 @@ def _page() -> Iterator[Route]:
         content = files("lpnsr.runtime.serve").joinpath("page", name).read_bytes()
         response = Response(content, headers=headers, media_type=kind)
         path = "/" if name == "index.html" else f"/{name}"
-        yield Route(path, _asynchronous(lambda _, response=response: response))
+        yield Route(path, _asynchronous(partial(_same, response)))
+
+
+def _same(response: Response, request: Request) -> Response:
+    return response
 
 
 async def _refused(request: Request, error: Exception) -> Response:

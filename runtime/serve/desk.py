@@ -114,7 +114,7 @@ class Desk:
         result = asyncio.wrap_future(future)
         try:
             await asyncio.wait(
-                {result, gone}, timeout=max(0, seconds), return_when=asyncio.FIRST_COMPLETED
+                (result, gone), timeout=max(0, seconds), return_when=asyncio.FIRST_COMPLETED
             )
             if result.done():
                 return result.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,11 @@ def answer(model: str, inference: Inference, pixels: np.ndarray) -> tuple[bytes,
 
 def _expect(true: bool, message: str) -> None:
     if not true:
-        raise Refusal(
-            400, f"{message}; see the Open Inference Protocol v2 and the model's metadata"
-        )
+        raise _unexpected(message)
+
+
+def _unexpected(message: str) -> Refusal:
+    return Refusal(400, f"{message}; see the model's metadata")
 
 
 def _split(content: memoryview, length: str | None) -> tuple[memoryview, memoryview]:
@@ -128,18 +131,18 @@ def _inputs(request: dict[str, Any], tensors: memoryview) -> dict[str, np.ndarra
     found: dict[str, np.ndarray] = {}
     for given in _objects(request, "inputs"):
         name, shape = given.get("name"), given.get("shape")
-        _expect(name in ("IMAGE", "SEED"), "there are no inputs but IMAGE and SEED")
+        if name not in ("IMAGE", "SEED"):
+            raise _unexpected("there are no inputs but IMAGE and SEED")
+        if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+            raise _unexpected(f"{name} has no shape of whole numbers")
         _expect(name not in found, f"the input {name} is given twice")
         kind = "UINT8" if name == "IMAGE" else "UINT64"
         _expect(given.get("datatype") == kind, f"{name} is not of datatype {kind}")
-        _expect(
-            isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape),
-            f"{name} has no shape of whole numbers",
-        )
-        fits = shape == [1] if name == "SEED" else len(shape) == 3 and shape[2] == 3
-        _expect(
-            fits, f"{name} has the shape {shape}, not {'[1]' if name == 'SEED' else '[H, W, 3]'}"
-        )
+        if name == "SEED":
+            _expect(shape == [1], f"SEED has the shape {shape}, not [1]")
+        else:
+            is_rgb = len(shape) == 3 and shape[2] == 3
+            _expect(is_rgb, f"IMAGE has the shape {shape}, not [H, W, 3]")
         dtype = np.dtype(kind.lower()).newbyteorder("<")
         size = _parameters(given).get("binary_data_size")
         if size is None:
@@ -150,10 +153,10 @@ def _inputs(request: dict[str, Any], tensors: memoryview) -> dict[str, np.ndarra
                 f"binary_data_size of {name} is not a length in the body",
             )
             values, tensors = np.frombuffer(tensors[:size], dtype), tensors[size:]
-        count = 1
-        for side in shape:
-            count *= side
-        _expect(values.size == count, f"{name} has {values.size} values, not those of {shape}")
+        _expect(
+            values.size == math.prod(shape),
+            f"{name} has {values.size} values, not those of {shape}",
+        )
         found[name] = values.reshape(shape)
     _expect(not len(tensors), f"{len(tensors)} bytes are left over behind the tensors")
     return found

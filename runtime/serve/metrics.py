@@ -47,11 +47,13 @@ class Metrics:
     def text(self) -> str:
         """All metrics."""
         total = sum(self._requests.values())
-        requests = {
+        requests: dict[str, float] = {
             f'{{path="{path}",status="{status}"}}': number
             for (path, status), number in sorted(self._requests.items())
         }
-        buckets = {f'_bucket{{le="{bound:g}"}}': self._within[bound] for bound in _BOUNDS}
+        buckets: dict[str, float] = {
+            f'_bucket{{le="{bound:g}"}}': self._within[bound] for bound in _BOUNDS
+        }
         buckets |= {'_bucket{le="+Inf"}': total, "_sum": self._seconds, "_count": total}
         errors = sum(n for (_, status), n in self._requests.items() if status >= 400)
         families = (

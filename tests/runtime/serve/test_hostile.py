@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from contextlib import suppress
 
 import pytest
 
@@ -144,7 +145,8 @@ def test_a_thousand_idle_connections(client, monkeypatch):
     idle[0].sendall(b"GET / HTTP/1.1\r\nHost:")  # a request that never ends
     assert client("POST", "/upscale", PICTURE).status == 200
     for connection in idle:
-        assert connection.recv(1) == b""
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
 
 
 def test_other_names_and_other_sites(client):
