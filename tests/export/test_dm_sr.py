@@ -13,7 +13,8 @@ from lpnsr.export import pack
 from lpnsr.export.check.parity import verify_bundle
 from lpnsr.models import presets
 from lpnsr.models.variants import vary
-from lpnsr.runtime.bundle import MANIFEST, Bundle
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
 SMALL, WIDE = (1, (16, 16)), (2, (16, 32))
