@@ -49,8 +49,9 @@ class RealEsrgan:
         Raises:
             PeerError: ncnn fails.
         """
+        values = np.ascontiguousarray(lr)  # which the Mat refers to, but does not keep
         extractor = self._network.create_extractor()
-        extractor.input("data", self._ncnn.Mat(np.ascontiguousarray(lr)))
+        extractor.input("data", self._ncnn.Mat(values))
         status, result = extractor.extract("output")
         if status:
             raise PeerError(f"ncnn fails with status {status}")

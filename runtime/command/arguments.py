@@ -32,7 +32,9 @@ exit codes:
   130, 143  interrupted by Ctrl-C or SIGTERM; --skip-existing resumes"""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
     def error(self, message: str) -> NoReturn:
         """Exit with one line, without the usage."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -76,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = _Parser(
+    parser = Parser(
         prog=NAME,
         description="Make pictures up to four times as large, with super-resolution.",
         epilog=_EXIT_CODES,
@@ -96,8 +98,10 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="OUT", help=_OUTPUT)
     _add_files(parser.add_argument_group("files"))
     _add_output(parser.add_argument_group("output"))
-    _add_model(parser.add_argument_group("model"))
-    _add_engine(parser.add_argument_group("engine"))
+    model = parser.add_argument_group("model")
+    add_model(model)
+    _add_noise(model)
+    add_engine(parser.add_argument_group("engine"))
     _add_messages(parser.add_argument_group("messages"))
     return parser
 
@@ -127,7 +131,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--max-megapixels",
-        type=_megapixels,
+        type=megapixels,
         default=200.0,
         metavar="N",
         help="refuse larger inputs, which may be decompression bombs (default: 200)",
@@ -143,22 +147,22 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--quality",
-        type=_quality,
+        type=quality,
         default=95,
         metavar="N",
         help="1 to 100, of JPEG and WebP; WebP is lossless at 100 (default: 95)",
     )
     add(
         *("-s", "--scale"),
-        type=_scale,
+        type=scale,
         default=4.0,
         metavar="X",
         help="1 to 4, any number; less than 4 is upscaled x4 and reduced (default: 4)",
     )
-    add("--width", type=_positive, metavar="PIXELS", help="reduce wider outputs to this")
-    add("--height", type=_positive, metavar="PIXELS", help="reduce higher outputs to this")
+    add("--width", type=positive, metavar="PIXELS", help="reduce wider outputs to this")
+    add("--height", type=positive, metavar="PIXELS", help="reduce higher outputs to this")
     add("--size", type=_size, metavar="WxH", help="both; the proportions are kept")
-    add("--max-side", type=_positive, metavar="PIXELS", help="reduce larger outputs to this")
+    add("--max-side", type=positive, metavar="PIXELS", help="reduce larger outputs to this")
     add(
         "--alpha",
         choices=ALPHA,
@@ -167,7 +171,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Add which model to use, and how it cuts a picture."""
     add = group.add_argument
     add(
         "--model",
@@ -177,8 +182,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="folder made by lpnsr-export, or the name of a model in the cache, as --list shows "
         "them (default: the built-in model)",
     )
-    add("--seed", type=_seed, default=0, help="of the noise; same seed, same picture (default: 0)")
-    add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
     add(
         "-t",
         "--tile",
@@ -192,6 +195,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="PIXELS",
         help="least overlap of tiles in input pixels (default: 8 or 16, what costs less)",
     )
+
+
+def _add_noise(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--seed", type=seed, default=0, help="of the noise; same seed, same picture (default: 0)")
+    add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
     add(
         "--no-color-fix",
         dest="color_fix",
@@ -200,9 +209,10 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_engine(group: argparse._ArgumentGroup) -> None:
+def add_engine(group: argparse._ArgumentGroup) -> None:
+    """Add which engine runs the model, and how."""
     add = group.add_argument
-    add("--batch", type=_positive, metavar="N", help="tiles to run at once")
+    add("--batch", type=positive, metavar="N", help="tiles to run at once")
     add("--backend", choices=backends.NAMES, default="auto", help="inference engine")
     add(
         "--precision",
@@ -210,7 +220,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="that the engine computes in (default: the fastest in which the model is accurate)",
     )
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: the engine decides)")
     add(
         *("-g", "--gpu"),
         type=_count,
@@ -230,7 +240,7 @@ def _add_messages(group: argparse._ArgumentGroup) -> None:
     add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
     add("-q", "--quiet", action="store_true", help="say only what goes wrong")
     add("--debug", action="store_true", help="show where an error comes from")
-    add("--version", action="version", version=f"%(prog)s {_version()}")
+    add("--version", action="version", version=f"%(prog)s {installed()}")
 
 
 def _mark(args: argparse.Namespace) -> str:
@@ -242,7 +252,8 @@ def _mark(args: argparse.Namespace) -> str:
     return f"_x{args.scale:g}"
 
 
-def _version() -> str:
+def installed() -> str:
+    """The version of the package."""
     try:
         return version("lpnsr")
     except PackageNotFoundError:
@@ -262,11 +273,13 @@ def _suffix(text: str) -> str:
     return text
 
 
-def _scale(text: str) -> float:
+def scale(text: str) -> float:
+    """A factor from 1 to 4; like all readers of values, raises `ArgumentTypeError` otherwise."""
     return _real(text, 1, 4)
 
 
-def _megapixels(text: str) -> float:
+def megapixels(text: str) -> float:
+    """Millions of pixels."""
     return _real(text, 0.001, 1e6)
 
 
@@ -280,11 +293,13 @@ def _real(text: str, least: float, most: float) -> float:
     return value
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """A seed of the noise."""
     return _integer(text, 0, 2**64 - 1)
 
 
-def _quality(text: str) -> int:
+def quality(text: str) -> int:
+    """The quality of a lossy format, 1 to 100."""
     return _integer(text, 1, 100)
 
 
@@ -292,7 +307,8 @@ def _count(text: str) -> int:
     return _integer(text, 0, None)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
     return _integer(text, 1, None)
 
 

@@ -14,17 +14,15 @@ from pathlib import Path
 from threading import Event
 from types import FrameType
 
-import cv2
-from PIL import Image
 from tqdm import tqdm
 
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import BundleError
-from lpnsr.runtime.command import jobs, progress, rehearsal, report, streams
+from lpnsr.runtime.command import jobs, opening, progress, rehearsal, report, streams
 from lpnsr.runtime.command.arguments import NAME, parse
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
 from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.pictures.formats import FORMATS, Format
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Upscaler
@@ -55,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
-    if args.threads:
-        cv2.setNumThreads(args.threads)
-    if args.gpu is not None:
-        _choose_gpu(args.gpu)
+    opening.prepare(args)
     kind = FORMATS[args.format or _format_of(args.output)]
     args.quiet |= streams.STANDARD in (*args.inputs, args.output)
     with streams.replaced(args.inputs, args.output, kind.suffixes[0]) as (inputs, output):
@@ -122,28 +116,10 @@ def _rehearse(args: argparse.Namespace, todo: list[Job], unread: int) -> int:
 
 
 def _upscaler(args: argparse.Namespace) -> Upscaler:
-    upscaler = Upscaler.from_bundle(
-        args.model,
-        backend=args.backend,
-        tile=args.tile,
-        batch=args.batch,
-        overlap=args.overlap,
-        threads=args.threads,
-        precision=args.precision,
-    )
+    upscaler = opening.upscaler(args)
     if args.backend == "auto" and not args.quiet:
         _say(f"runs with {upscaler.choice}")
     return upscaler
-
-
-def _choose_gpu(number: int) -> None:
-    """Let the CUDA driver, which is not loaded yet, show one GPU alone."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number)] * (number + 1)
-    if number >= len(names):
-        raise JobError(f"--gpu {number}: CUDA_VISIBLE_DEVICES shows {len(names)}, from 0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def _format_of(output: Path | None) -> str:

@@ -12,15 +12,13 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 
 import cv2
-import numpy as np
 
-from lpnsr.runtime.command import memory
 from lpnsr.runtime.command.channels import Channel, Dropped, Room, Timed
 from lpnsr.runtime.command.jobs import Job
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.pictures import formats, images
 from lpnsr.runtime.pictures.formats import Format, OutputSpec
-from lpnsr.runtime.pictures.images import Header, ImageError, Picture
+from lpnsr.runtime.pictures.images import ImageError, Picture
 from lpnsr.runtime.pictures.metadata import DAMAGE
 from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
@@ -223,19 +221,13 @@ class _Line:
     def _decoded(self, outcome: Outcome) -> Picture:
         header = images.probe(outcome.job.source)
         self._room.enter(outcome.job, header.size[0] * header.size[1])
-        self._refuse_too_large(header)  # now that a large one before it has freed its memory
+        pipeline = self._pipeline
+        # Now that a large one before it has freed its memory.
+        pipeline.recipe.check(pipeline.upscaler, header, pipeline.kind)
         start = time.perf_counter()
-        picture = images.read(outcome.job.source, self._pipeline.salvage)
+        picture = images.read(outcome.job.source, pipeline.salvage)
         outcome.seconds["decode"] = time.perf_counter() - start
         return picture
-
-    def _refuse_too_large(self, header: Header) -> None:
-        recipe, kind = self._pipeline.recipe, self._pipeline.kind
-        target = recipe.target(header.size)
-        kind.check(target)
-        passes = 2 if recipe.alpha == "model" and header.channels in (2, 4) else 1
-        computing = passes * self._pipeline.upscaler.memory(header.size)
-        memory.check(memory.needed(header, target, kind, computing))
 
     def _compute_all(self) -> None:
         try:
@@ -290,27 +282,15 @@ class _Line:
             self._pipeline.say(text)
 
     def _attempt(self, outcome: Outcome, picture: Picture, layout: TileLayout) -> None:
-        pixels, pipeline = picture.pixels, self._pipeline
-        outcome.input_size = pixels.shape[:2]
-        outcome.output_size = pipeline.recipe.target(outcome.input_size)
-        spec, lost = pipeline.kind.adapt(
-            OutputSpec(
-                outcome.output_size,
-                pixels.shape[2],
-                pixels.dtype,
-                picture.metadata,
-                pipeline.quality,
-                opaque=bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all()),
-            )
-        )
-        outcome.lost = [*picture.lost, *lost]
+        pipeline, recipe = self._pipeline, self._pipeline.recipe
+        spec, outcome.lost = recipe.output(picture, pipeline.kind, pipeline.quality)
+        outcome.input_size, outcome.output_size = picture.pixels.shape[:2], spec.size
 
         def progress(done: int, total: int) -> None:
             if self._is_stopped():
                 raise _Stopped
             pipeline.progress(outcome.job, done, total)
 
-        recipe = pipeline.recipe
         bands = Timed(
             recipe.bands(pipeline.upscaler, picture, spec.channels, spec.dtype, progress, layout)
         )

@@ -8,8 +8,10 @@ from functools import partial
 
 import numpy as np
 
+from lpnsr.runtime.command import memory
 from lpnsr.runtime.pictures import alpha
-from lpnsr.runtime.pictures.images import Picture
+from lpnsr.runtime.pictures.formats import Format, OutputSpec
+from lpnsr.runtime.pictures.images import Header, Picture
 from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.tiles.rows import Rows, downscale, quantize
 from lpnsr.runtime.upscaler import Progress, Upscaler
@@ -46,6 +48,38 @@ class Recipe:
         bounds = ((self.max_side, max(size)), (self.height, size[0]), (self.width, size[1]))
         factor = min([self.scale, *(most / side for most, side in bounds if most is not None)])
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def check(self, upscaler: Upscaler, header: Header, kind: Format) -> None:
+        """Refuse a picture that is too large for the format or for the memory that is free.
+
+        Args:
+            upscaler: the model.
+            header: of the input.
+            kind: the output's format.
+
+        Raises:
+            ImageError: it is.
+        """
+        target = self.target(header.size)
+        kind.check(target)
+        passes = 2 if self.alpha == "model" and header.channels in (2, 4) else 1
+        computing = passes * upscaler.memory(header.size)
+        memory.check(memory.needed(header, target, kind, computing))
+
+    def output(self, picture: Picture, kind: Format, quality: int) -> tuple[OutputSpec, list[str]]:
+        """What is written of a picture in a format, and the names of what is lost."""
+        pixels = picture.pixels
+        spec, lost = kind.adapt(
+            OutputSpec(
+                self.target(pixels.shape[:2]),
+                pixels.shape[2],
+                pixels.dtype,
+                picture.metadata,
+                quality,
+                opaque=bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all()),
+            )
+        )
+        return spec, [*picture.lost, *lost]
 
     def bands(
         self,

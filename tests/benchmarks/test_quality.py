@@ -210,7 +210,7 @@ def test_the_noise_command_has_a_row_for_each_length(micro, originals, capsys):
     assert cli.main(["noise", str(originals / "0.png"), *options]) == 0
     found = table(capsys.readouterr().out)
     assert found.pop("T, 1 pictures") == [f"{kind} noise" for kind in NOISE_KINDS]
-    assert found.keys() == {"---", "1", "2"}
+    assert found.keys() == {"1", "2"}
 
 
 def test_the_kinds_of_noise_differ_where_steps_use_noise(micro, originals):

@@ -34,6 +34,14 @@ def test_no_file_imports_what_is_forbidden(source):
     assert [module for module in imported(source) if is_forbidden(module)] == []
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_the_server_alone_imports_what_it_stands_on(source):
+    if source.parent.name != "serve":
+        names = {module.split(".")[0] for module in imported(source)}
+        assert not names & {"starlette", "uvicorn", "python_multipart"}
+        assert not any(module.startswith("lpnsr.runtime.serve") for module in imported(source))
+
+
 @pytest.mark.parametrize("source", KERNELS, ids=lambda source: source.name)
 def test_kernels_import_numpy_alone(source):
     own = (*sys.stdlib_module_names, "__future__", "numpy", "cuda", "lpnsr")

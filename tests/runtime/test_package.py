@@ -67,6 +67,7 @@ def test_packages_that_do_not_load_are_told_in_one_line():
         ("lpnsr.export.cli", "lpnsr-export"),
         ("lpnsr.benchmarks.cli", "lpnsr-bench"),
         ("lpnsr.models.training.cli", "lpnsr-train"),
+        ("lpnsr.runtime.serve.cli", "lpnsr-serve"),
     ],
 )
 def test_every_command_tells_the_version_without_heavy_packages(module, name):
@@ -76,6 +77,6 @@ from {module} import main
 try:
     main(["--version"])
 finally:
-    assert not {{"torch", "onnx", "onnxruntime", "openvino"}} & set(sys.modules)
+    assert not {{"torch", "onnx", "onnxruntime", "openvino", "starlette"}} & set(sys.modules)
 """
     assert python("-c", script) == f"{name} {version('lpnsr')}\n"

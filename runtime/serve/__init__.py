@@ -1,0 +1,1 @@
+"""`lpnsr-serve`: upscaling over HTTP, and a web page for it. Needs the extra `serve`."""
