@@ -142,7 +142,7 @@ def describe(kept: dict) -> str:
             *parts,
             "\n".join(measured),
             f"## {len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels",
-            f"From file to file, {asked['runs']} rounds in turns; the export took "
+            f"From file to file, in turns, each timed {asked['runs']} times; the export took "
             f"{kept['export']} s.",
             report.table(header, lines),
             *(["Not possible here:", "\n".join(absent)] if absent else []),

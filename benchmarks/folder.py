@@ -30,8 +30,9 @@ from lpnsr.models.presets import get_preset
 from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
+from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.command.jobs import Job, plan
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.pictures import images
 from lpnsr.runtime.upscaler import Description, Upscaler
 

@@ -24,7 +24,8 @@ from lpnsr.export.pack import pack
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.weights import find_weights, load_chain
-from lpnsr.runtime.bundle import MANIFEST, Bundle
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST
 
 
 @dataclass

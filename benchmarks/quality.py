@@ -23,7 +23,8 @@ from tqdm import tqdm
 from lpnsr.benchmarks import peers, samples
 from lpnsr.benchmarks.metrics import Metric, Quality, compare, perceptual
 from lpnsr.benchmarks.samples import Sample
-from lpnsr.runtime.bundle import BUILTIN, MANIFEST
+from lpnsr.runtime.bundle import BUILTIN
+from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
 FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.1%}", "color": "{:.3f}"}

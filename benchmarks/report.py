@@ -91,9 +91,9 @@ def _methods(
 def _published(row: Published | None) -> str:
     if row is None:
         return ""
-    parts = [f"{row.seconds:g} s"]
-    parts += [f"{row.gigabytes:g} GB"] if row.gigabytes else []
-    return ", ".join(parts + ([row.parameters] if row.parameters else []))
+    seconds = f"{row.seconds:g} s" if row.seconds else ""
+    memory = f"{row.gigabytes:g} GB" if row.gigabytes else ""
+    return ", ".join(filter(None, (seconds, memory, row.parameters, row.note)))
 
 
 def _memory(start: Mapping[str, Any] | None) -> str:

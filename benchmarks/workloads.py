@@ -49,15 +49,17 @@ class Published:
 
     Attributes:
         label: the method; equal to a `Model`'s where it is the same.
-        seconds: for the workload.
+        seconds: for the workload, where stated.
         gigabytes: peak memory, where stated.
         parameters: as stated.
+        note: what else belongs to the row: other tables, other measures, how we read it.
     """
 
     label: str
-    seconds: float
+    seconds: float | None = None
     gigabytes: float | None = None
     parameters: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Workload:
         )
 
 
+UPSR_TABLE_3 = "an iteration with 16 pictures per GPU, table 3"
+
+
+def _liqe(value: float, where: str = "") -> str:
+    return f"LIQE {value:.3f} on RealSet80{where}"
+
+
 BUILTIN = Model("built-in", "lpnsr-tiny")
 LPNSR = Model("LPNSR-4", "lpnsr")
 
@@ -125,7 +134,12 @@ WORKLOADS = {
                 Model("LPNSR-2", "lpnsr", steps=2),
                 Model("LPNSR-1", "lpnsr", steps=1),
             ),
-            published=(Published("ResShift-4", 0.81), Published("LPNSR-4, bicubic start", 1.09)),
+            published=(
+                Published("ResShift-4", 0.81),
+                Published(
+                    "LPNSR-4, bicubic start", 1.09, note='"PreSet-B", which is so in our reading'
+                ),
+            ),
             source="LPNSR, table 1, hardware as the paper states it",
         ),
         Workload(
@@ -142,6 +156,8 @@ WORKLOADS = {
                 Published("ResShift-15", 1.98, parameters="118.6+55.3 M"),
                 Published("ResShift-4", 1.00, parameters="118.6+55.3 M"),
                 Published("UPSR-5", 1.12, parameters="119.4+2.5 M"),
+                Published("ResShift, training", 1.20, 24.1, note=UPSR_TABLE_3),
+                Published("UPSR, training", 0.45, 14.9, note=UPSR_TABLE_3),
             ),
             source="UPSR, table 2, one RTX 4090",
         ),
@@ -151,33 +167,52 @@ WORKLOADS = {
             (Model("SinSR-1", "sinsr"),),
             size=(128, 128),
             published=(
-                Published("RealESRGAN", 0.065),
-                Published("StableSR-50", 3.460),
-                Published("SinSR-1", 0.140),
-                Published("OSEDiff-1", 0.177),
-                Published("InvSR-1", 0.117),
-                Published("DM-SR-1", 0.092),
+                Published("RealESRGAN", 0.065, parameters="16.70 M trained"),
+                Published("StableSR-50", 3.460, parameters="152.70 M trained"),
+                Published("SinSR-1", 0.140, parameters="118.58 M trained"),
+                Published("OSEDiff-1", 0.177, parameters="8.50 M trained"),
+                Published("InvSR-1", 0.117, parameters="33.84 M trained"),
+                Published("DM-SR-1", 0.092, parameters="34.16 M trained", note=_liqe(4.652)),
+                *(
+                    Published(f"DM-SR-{steps}", note=_liqe(liqe, ", table 4"))
+                    for steps, liqe in ((2, 4.799), (5, 4.773), (10, 4.503), (20, 4.152))
+                ),
+                *(
+                    Published(f"DM-SR-1, timestep {timestep}", note=_liqe(liqe, ", table 3"))
+                    for timestep, liqe in (
+                        (50, 3.994),
+                        (150, 4.314),
+                        (250, 4.471),
+                        (300, 4.433),
+                        (500, 4.023),
+                    )
+                ),
             ),
             source="DM-SR, table 2, one A100",
         ),
         Workload(
             "upsr-table6",
-            "one RealSR picture, 128x128 to 512x512, with peak memory",
-            (
-                Model("UPSR-5", "upsr"),
-                Model("SinSR-1", "sinsr"),
-                Model("UPSR-light-4", "upsr-light"),
-            ),
+            "one RealSR picture, taken for 128x128 to 512x512, with peak memory",
+            (Model("UPSR-5", "upsr"),),
             size=(128, 128),
             published=(
-                Published("StableSR-200", 33.0, 8.51),
-                Published("AddSR-1", 0.659, 8.47),
-                Published("OSEDiff-1", 0.310, 5.85),
-                Published("UPSR-5", 0.212, 2.83),
-                Published("SinSR-1", 0.141, 4.03),
-                Published("UPSR-light-4", 0.148, 2.48),
+                Published("StableSR-200", 33.0, 8.51, "1410 M"),
+                Published("AddSR-1", 0.659, 8.47, "2280 M"),
+                Published("OSEDiff-1", 0.310, 5.85, "1775 M"),
+                Published("UPSR-5", 0.212, 2.83, "122 M"),
             ),
-            source="UPSR, table 6, hardware as the paper states it",
+            source="UPSR, table 6, size and hardware not stated",
+        ),
+        Workload(
+            "upsr-table7",
+            "one RealSR picture, taken for 128x128 to 512x512, with peak memory",
+            (Model("SinSR-1", "sinsr"), Model("UPSR-light-4", "upsr-light")),
+            size=(128, 128),
+            published=(
+                Published("SinSR-1", 0.141, 4.03, "174 M"),
+                Published("UPSR-light-4", 0.148, 2.48, "52.7 M"),
+            ),
+            source="UPSR, table 7, size and hardware not stated",
         ),
     )
 }

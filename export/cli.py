@@ -16,8 +16,9 @@ from tqdm import tqdm
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
-from lpnsr.runtime.bundle import TOPOLOGIES, Bundle
+from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.home import bundle_folder
+from lpnsr.runtime.manifest import TOPOLOGIES
 from lpnsr.runtime.tiles.sizes import parse_tile
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lpnsr.models.download import DownloadError
     from lpnsr.models.presets import PresetError
     from lpnsr.runtime.backends.base import BackendError
-    from lpnsr.runtime.bundle import BundleError
+    from lpnsr.runtime.manifest import BundleError
 
     try:
         _verify(args) if args.verify else _export(args)
@@ -122,7 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         type=_positive,
         metavar="K",
-        help="run the last K steps of the chain, from x_K (default: all)",
+        help="run the last K steps of the chain, from x_K (default: all); dmsr: any number",
+    )
+    parser.add_argument(
+        "--timestep",
+        type=_whole,
+        metavar="T",
+        help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
+        "model, 250 say, instead of estimating it",
     )
     parser.add_argument(
         "--noise",
@@ -190,6 +198,12 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
@@ -217,12 +231,12 @@ def _export(args: argparse.Namespace) -> None:
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
     from lpnsr.models.weights import load_chain
-    from lpnsr.runtime.bundle import BundleError
+    from lpnsr.runtime.manifest import BundleError
 
     wanted = command.check(args)
     given = {role: getattr(args, role) for role in ROLES}
     start = given.pop("pre_upsampler") if args.pre_upsampler in STARTS else None
-    preset = vary(get_preset(args.preset), args.steps, args.noise, start)
+    preset = vary(get_preset(args.preset), args.steps, args.noise, start, args.timestep)
     for height, width in args.tile:
         if height % preset.multiple or width % preset.multiple:
             raise BundleError(

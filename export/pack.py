@@ -24,7 +24,8 @@ from lpnsr.kernels.recurrence import PICTURE
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.variants import describe
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Graph, Manifest, sha256
+from lpnsr.runtime.bundle import Bundle, sha256
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest
 
 WEIGHTS = "weights.bin"
 INLINE_BYTES = 1024
@@ -50,7 +51,7 @@ def pack(
         shapes: (batch, (height, width)) of each graph; all share one weights file.
         target: folder of the bundle.
         precision: one of `lpnsr.models.roles.PRECISIONS`.
-        topology: one of `lpnsr.runtime.bundle.TOPOLOGIES`.
+        topology: one of `lpnsr.runtime.manifest.TOPOLOGIES`.
         force: replace a bundle that is there.
         progress: told the name of each stage when it starts; `stages(preset, shapes, precision)`
             lists them.

@@ -20,7 +20,7 @@ from lpnsr.kernels.recurrence import (
     drive,
 )
 from lpnsr.models.families import Stage
-from lpnsr.models.schedule import OneStep, Schedule
+from lpnsr.models.schedule import OneStep, Refinement, Schedule
 
 
 def residual_shift(
@@ -62,7 +62,7 @@ class Chain(nn.Module):
 
     def __init__(
         self,
-        schedule: Schedule | OneStep,
+        schedule: Schedule | OneStep | Refinement,
         stages: Sequence[Stage],
         networks: Mapping[str, nn.Module | None],
     ) -> None:
@@ -98,7 +98,7 @@ class Chain(nn.Module):
         steps = self.schedule.updates()
         return [replace(step, predicted=step.predicted and predicts) for step in steps]
 
-    def replaced(self, **parts: Schedule | OneStep | nn.Module | None) -> Chain:
+    def replaced(self, **parts: Schedule | OneStep | Refinement | nn.Module | None) -> Chain:
         """A chain with other attributes; the rest is shared."""
         changed = copy.copy(self)
         changed._modules = dict(self._modules)

@@ -21,21 +21,31 @@ class CheckpointError(ValueError):
     """A checkpoint file is missing, unreadable, or of another network."""
 
 
-def load_network(network: nn.Module, file: Path, role: str) -> None:
+def load_network(network: nn.Module, file: Path, role: str, source: str = "") -> None:
     """Load the weights in `file` into `network`, strictly, as float32.
 
     Args:
-        network: receives the weights.
+        network: receives the weights. If it has a method `own`, this takes its part of the file's
+            weights and gives it under the names that the network uses.
         file: `.pth`/`.pt`/`.ckpt` (read with weights_only=True) or `.safetensors`.
         role: what to call the network in an error.
+        source: where the right file is published, for an error.
 
     Raises:
         CheckpointError: the file is missing or unreadable, or its keys or shapes are not those of
             the network; names the file, the network and the first keys concerned.
     """
-    weights = read_weights(file)
+    load_weights(network, read_weights(file), file, role, source)
+
+
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], file: Path, role: str, source: str = ""
+) -> None:
+    """Load the weights that were read from `file`; arguments and errors as of `load_network`."""
     expected = network.state_dict()
     weights = {key: value for key, value in weights.items() if not key.endswith(BUFFERS)}
+    if hasattr(network, "own"):
+        weights = network.own(weights)
     problems = [
         *_listed("missing", [key for key in expected if key not in weights]),
         *_listed("unexpected", [key for key in weights if key not in expected]),
@@ -49,7 +59,10 @@ def load_network(network: nn.Module, file: Path, role: str) -> None:
         ),
     ]
     if problems:
-        raise CheckpointError(f"{file} is no checkpoint of the {role}: {'; '.join(problems)}")
+        advice = f"; take that of {source}" if source else ""
+        raise CheckpointError(
+            f"{file} is no checkpoint of the {role}: {'; '.join(problems)}{advice}"
+        )
     network.load_state_dict({key: value.float() for key, value in weights.items()})
 
 

@@ -10,13 +10,18 @@ from pathlib import Path
 from torch import nn
 
 from lpnsr.models.atd import ATD, ATDConfig
+from lpnsr.models.autoencoder_kl import AutoencoderKLConfig, KLDecoder, KLEncoder
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
+from lpnsr.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
+from lpnsr.models.dm_sr import Decomposition, FixedTimestep, dm_sr
 from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
-from lpnsr.models.schedule import OneStep, Schedule
+from lpnsr.models.schedule import OneStep, Refinement, Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
+from lpnsr.models.text_tower import TextTower, TextTowerConfig
+from lpnsr.models.timestep_estimator import TimestepEstimator
 
 BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "builtin"
 
@@ -32,10 +37,12 @@ class Network:
     Attributes:
         build: makes the network with random weights.
         files: names its checkpoint file goes by, the preferred one first.
+        source: where the file is published, or what makes it.
     """
 
     build: Callable[[], nn.Module]
     files: tuple[str, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Preset:
     """
 
     name: str
-    schedule: Schedule | OneStep
+    schedule: Schedule | OneStep | Refinement
     networks: Mapping[str, Network]
     latent_channels: int
     multiple: int
@@ -143,6 +150,8 @@ STAND_INS: Mapping[str, Callable[[Preset], nn.Module]] = {
     "noise_weight": lambda preset: NoiseWeight(
         preset.schedule.least_weight, preset.schedule.full_difference
     ),
+    "decomposition": lambda preset: Decomposition(preset.schedule.steps),
+    "timestep_estimator": lambda preset: FixedTimestep(preset.schedule.timestep),
 }
 """Role -> what plays it without training."""
 
@@ -179,6 +188,14 @@ _UPSR_SCHEDULE = partial(
     least_weight=0.4,
     full_difference=0.1,
 )
+
+
+def _sd_turbo(build: Callable[[], nn.Module], folder: str, name: str) -> Network:
+    """A network of SD-Turbo from the folder that diffusers reads."""
+    files = tuple(f"{folder}/{name}{precision}.safetensors" for precision in ("", ".fp16"))
+    return Network(build, files, source="stabilityai/sd-turbo")
+
+
 _TINY_UNET = partial(
     SwinUNetConfig, multipliers=(1, 1), blocks=1, groups=8, head_channels=16, mlp_ratio=2
 )
@@ -258,6 +275,39 @@ PRESETS = {
             },
             latent_channels=48,
             multiple=64,
+        ),
+        Preset(
+            name="dmsr",
+            schedule=Refinement(),
+            family=dm_sr,
+            networks={
+                "timestep_estimator": Network(
+                    TimestepEstimator,
+                    ("timestep_estimator.safetensors",),
+                    source="lpnsr-train timestep-estimator",
+                ),
+                "encoder": Network(
+                    partial(KLEncoder, AutoencoderKLConfig()),
+                    ("dmsr_encoder.safetensors",),
+                    source="lpnsr-train encoder",
+                ),
+                "denoiser": _sd_turbo(
+                    partial(DiffusionUNet, DiffusionUNetConfig()),
+                    "unet",
+                    "diffusion_pytorch_model",
+                ),
+                "decoder": _sd_turbo(
+                    partial(KLDecoder, AutoencoderKLConfig()), "vae", "diffusion_pytorch_model"
+                ),
+                "text_encoder": _sd_turbo(
+                    partial(TextTower, TextTowerConfig()), "text_encoder", "model"
+                ),
+            },
+            latent_channels=8,
+            latent_side=0.5,
+            shapes={"timestep": ()},
+            multiple=16,
+            bfloat16=(),
         ),
         Preset(
             name="lpnsr-tiny",

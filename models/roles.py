@@ -2,7 +2,17 @@
 
 # Roles of trained networks whose checkpoints have an option of their own on the command line; those
 # of other families come from the folder of --weights.
-ROLES = ("pre_upsampler", "auxiliary", "autoencoder", "denoiser", "noise_predictor")
+ROLES = (
+    "pre_upsampler",
+    "auxiliary",
+    "autoencoder",
+    "denoiser",
+    "noise_predictor",
+    "timestep_estimator",
+    "encoder",
+    "decoder",
+    "text_encoder",
+)
 # Where a chain starts from: the bicubic picture or the pre-upsampler's.
 STARTS = ("bicubic", "swinir")
 # What a step adds: a sample of the noise predictor's distribution, the draw itself, or nothing.

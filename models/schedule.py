@@ -153,6 +153,36 @@ class OneStep:
         return self.updates()[1:]
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """x_0 is what the denoiser makes of y, and then of what it made; nothing is drawn.
+
+    The steps' timesteps are their numbers, counted from the end.
+
+    Attributes:
+        steps: of the chain.
+        timestep: of the diffusion model, for every picture the same; None if it is estimated.
+    """
+
+    steps: int = 1
+    timestep: int | None = None
+    draws: ClassVar[int] = 0
+    deterministic: ClassVar[bool] = True
+
+    def truncated(self, steps: int) -> Refinement:
+        """The same with another number of steps, which may be larger."""
+        return replace(self, steps=steps)
+
+    def updates(self) -> list[Step]:
+        """The update that starts the chain, y as it is, and its steps."""
+        start = Step(state=1.0, prediction=0.0, timestep=self.steps)
+        return [start, *self.reverse_steps()]
+
+    def reverse_steps(self) -> list[Step]:
+        """The steps in the order of the chain."""
+        return [Step(0.0, 1.0, timestep=number) for number in range(self.steps, 0, -1)]
+
+
 def _with_noise(step: Step, kind: str) -> Step:
     noise = 0.0 if kind == "zero" else step.noise
     return replace(step, noise=noise, predicted=kind == "predicted" and noise > 0)

@@ -1,6 +1,6 @@
 """Variants of a preset: fewer steps, other noise, another start. Each is a preset of its own.
 
-Source: the ablations of LPNSR (arXiv 2603.21045).
+Sources: the ablations of LPNSR (arXiv 2603.21045); tables 3 and 4 of DM-SR (ICLR 2026).
 """
 
 from __future__ import annotations
@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lpnsr.models.dm_sr import TRAINED_STEPS
 from lpnsr.models.presets import Preset, PresetError
 
 
 def vary(
-    preset: Preset, steps: int | None = None, noise: Sequence[str] = (), start: str | None = None
+    preset: Preset,
+    steps: int | None = None,
+    noise: Sequence[str] = (),
+    start: str | None = None,
+    timestep: int | None = None,
 ) -> Preset:
     """A variant; what is left out stays as it is.
 
@@ -20,12 +25,14 @@ def vary(
 
     Args:
         preset: whose variant.
-        steps: length of the chain, which is then the end of the whole: it starts at
-            x_steps = y + kappa·sqrt(eta_steps)·noise, as the authors run T = 1 … 4.
+        steps: length of the chain. One that is shorter than the whole is its end: it starts at
+            x_steps = y + kappa·sqrt(eta_steps)·noise, as the authors run T = 1 … 4. One that
+            refines may be longer.
         noise: what the steps add, one of `lpnsr.models.roles.NOISE_KINDS` for all of them, or one
             for each step that uses noise (all but the last), in the order of the chain. The noise
             that starts the chain is Gaussian in any case.
         start: one of `lpnsr.models.roles.STARTS`.
+        timestep: of the diffusion model, in place of the one that is estimated from each picture.
 
     Raises:
         PresetError: the preset has no such variant.
@@ -39,6 +46,8 @@ def vary(
             preset = replace(preset, schedule=preset.schedule.truncated(steps))
         except ValueError as error:
             raise PresetError(f"{preset.name}: {error}") from error
+    if timestep is not None:
+        preset = _at_timestep(preset, timestep)
     if noise and (kinds := _kind_of_each_step(preset, noise)):
         preset = replace(preset, schedule=replace(preset.schedule, noise_kinds=kinds))
     if not any(step.predicted for step in preset.schedule.reverse_steps()):
@@ -51,7 +60,7 @@ def describe(preset: Preset) -> dict[str, int | str | list[str]]:
 
     Returns:
         `steps`, the length of the chain; `noise`, the kind that each step but the last adds;
-        `start`, where the chain starts from. `vary` takes them.
+        `start`, where the chain starts from; `timestep`, if it is fixed. `vary` takes them.
     """
     steps = preset.schedule.reverse_steps()
     predicted = "noise_predictor" in preset.networks
@@ -60,7 +69,9 @@ def describe(preset: Preset) -> dict[str, int | str | list[str]]:
         for step in steps[:-1]
     ]
     start = "swinir" if "pre_upsampler" in preset.networks else "bicubic"
-    return {"steps": len(steps), "noise": noise, "start": start}
+    found: dict[str, int | str | list[str]] = {"steps": len(steps), "noise": noise, "start": start}
+    timestep = getattr(preset.schedule, "timestep", None)
+    return found if timestep is None else {**found, "timestep": timestep}
 
 
 def _kind_of_each_step(preset: Preset, kinds: Sequence[str]) -> tuple[str, ...]:
@@ -69,6 +80,8 @@ def _kind_of_each_step(preset: Preset, kinds: Sequence[str]) -> tuple[str, ...]:
     if "predicted" in kinds and "noise_predictor" not in preset.networks:
         raise PresetError(f"{preset.name} has no noise predictor; its noise is gaussian or zero")
     noisy = len(preset.schedule.reverse_steps()) - 1
+    if not hasattr(preset.schedule, "noise_kinds"):
+        return ()
     if len(kinds) == 1:
         return tuple(kinds) * noisy
     if len(kinds) != noisy:
@@ -77,6 +90,17 @@ def _kind_of_each_step(preset: Preset, kinds: Sequence[str]) -> tuple[str, ...]:
             f"give one kind of noise for all or {noisy}, not {len(kinds)}"
         )
     return tuple(kinds)
+
+
+def _at_timestep(preset: Preset, timestep: int) -> Preset:
+    if "timestep_estimator" not in preset.networks:
+        raise PresetError(f"{preset.name} estimates no timestep; leave out --timestep")
+    if not 0 <= timestep < TRAINED_STEPS:
+        raise PresetError(
+            f"{preset.name} has no timestep {timestep}; take one from 0 to {TRAINED_STEPS - 1}"
+        )
+    preset = replace(preset, schedule=replace(preset.schedule, timestep=timestep))
+    return _without(preset, "timestep_estimator")
 
 
 def _without(preset: Preset, role: str) -> Preset:

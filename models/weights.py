@@ -73,5 +73,5 @@ def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
     """
     chain = preset.build()
     for role, file in files.items():
-        load_network(chain.network(role), file, role)
+        load_network(chain.network(role), file, role, preset.networks[role].source)
     return chain

@@ -16,7 +16,8 @@ from PIL import Image
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends import host_pictures, pool
 from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
-from lpnsr.runtime.bundle import BUILTIN, Bundle, BundleError, Graph
+from lpnsr.runtime.bundle import BUILTIN, Bundle
+from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.layout import TileLayout, choose

@@ -31,7 +31,9 @@ def random_model(preset, folder):
     for parameter in chain.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
     for role, network in preset.networks.items():
-        save_file(chain.network(role).state_dict(), folder / network.files[0])
+        file = folder / network.files[0]
+        file.parent.mkdir(exist_ok=True)
+        save_file(chain.network(role).state_dict(), file)
     return Model(preset, chain, folder)
 
 

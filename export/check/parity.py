@@ -33,7 +33,8 @@ from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.variants import vary
 from lpnsr.models.weights import find_weights, load_chain
 from lpnsr.runtime.backends import staged as runtime
-from lpnsr.runtime.bundle import Bundle, Graph, Stage
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph, Stage
 
 FIRST = np.array([0])
 """Number of the first step."""

@@ -14,7 +14,8 @@ from lpnsr.export.engines import building, store
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import BUILDERS
 from lpnsr.runtime.backends.tensorrt import TensorRt
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import BundleError, Graph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,8 @@ from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import Parity, ParityError, compare
 from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend
-from lpnsr.runtime.bundle import Bundle, Graph, Stage, shapes
+from lpnsr.runtime.bundle import Bundle, shapes
+from lpnsr.runtime.manifest import Graph, Stage
 
 ENOUGH, MARGIN = 60.0, 6.0
 """PSNR in dB that always suffices, and how far an engine may be below what its graph has to the

@@ -22,7 +22,8 @@ import psutil
 from lpnsr.export.engines.building import Order, Progress, build
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import EngineError, find, import_builder, read, written
-from lpnsr.runtime.bundle import MANIFEST, Bundle, Engine, Graph, sha256
+from lpnsr.runtime.bundle import Bundle, sha256
+from lpnsr.runtime.manifest import MANIFEST, Engine, Graph
 
 LARGEST, CODE = 1.5, 2**28
 """Most bytes of an engine for each byte of graph and weights, and for the code for each GPU. Some

@@ -13,7 +13,7 @@ from lpnsr.export.graph.composing import Composer, told
 from lpnsr.models import families
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
-from lpnsr.runtime.bundle import Stage
+from lpnsr.runtime.manifest import Stage
 
 
 def stage_graphs(

@@ -1,4 +1,4 @@
-"""`lpnsr-train`: degraded pairs, and the three stages of training."""
+"""`lpnsr-train`: degraded pairs, and the stages of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lpnsr.models.training.config import STAGES
+from lpnsr.models.training.config import DIFFUSION_STAGES, STAGES
 
 EXTRA = "pip install 'lpnsr[train]'"
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('lpnsr')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for stage in STAGES:
+    for stage in (*STAGES, *DIFFUSION_STAGES):
         name = stage.replace("_", "-")
         _add_stage(commands.add_parser(name, help=f"train the {name}"), stage)
     _add_degrade(commands.add_parser("degrade", help="make a folder of degraded pairs"))

@@ -16,6 +16,7 @@ from lpnsr.models.codecs import PixelCodec
 from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.training.config import Config, StageConfig, load_config
 from lpnsr.models.training.degradations import PROCESSES
+from lpnsr.models.training.diffusion_stages import start_from_published
 from lpnsr.models.training.drawings import write_drawings
 from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.estimate import HEADER
@@ -114,6 +115,8 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
         "pre_upsampler": [],
         "denoiser": ["autoencoder", "pre_upsampler"],
         "noise_predictor": ["autoencoder", "pre_upsampler", "denoiser"],
+        "timestep_estimator": [],
+        "encoder": ["timestep_estimator", "denoiser", "decoder", "text_encoder"],
     }[args.stage]
     if settings.start == "bicubic" and "pre_upsampler" in frozen:
         frozen.remove("pre_upsampler")
@@ -127,7 +130,9 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
             "train it first, or name another folder with --weights"
         ) from error
     for role, file in files.items():
-        load_network(chain.network(role), file, role)
+        load_network(chain.network(role), file, role, preset.networks[role].source)
+    if args.stage == "encoder":
+        start_from_published(chain, files["decoder"])
     network = chain.network(args.stage)
     if args.init:
         load_network(network, args.init, args.stage)

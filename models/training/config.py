@@ -15,6 +15,8 @@ else:
     import tomli as tomllib
 
 STAGES = ("pre_upsampler", "denoiser", "noise_predictor")
+DIFFUSION_STAGES = ("timestep_estimator", "encoder")
+"""Those of DM-SR."""
 CHOICES = {
     "pixel": ("l1", "l2", "charbonnier", "psnr"),
     "start": ("bicubic", "pre_upsampler"),
@@ -115,7 +117,7 @@ def load_config(file: Path) -> Config:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"{file} cannot be read as a configuration: {error}") from error
-    tables = {name: content.pop(name) for name in STAGES if name in content}
+    tables = {name: content.pop(name) for name in (*STAGES, *DIFFUSION_STAGES) if name in content}
     stages = {
         name: _read(StageConfig, table, f"{file}, [{name}]") for name, table in tables.items()
     }

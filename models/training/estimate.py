@@ -19,6 +19,9 @@ FLOAT = 4
 TRAINED = 5 * FLOAT  # weight, gradient, two moments of AdamW, moving average
 JUDGE = 4 * FLOAT  # the discriminator has no average
 
+# Roles of the networks through which gradients may go.
+CALLED = ("denoiser", "noise_predictor", "autoencoder", "decoder")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -63,15 +66,18 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     network = chain.network(name)
     network.requires_grad_(True)
     calls: list[_Saved] = []
-    for part in {chain.denoiser, chain.network("noise_predictor"), chain.codec, network} - {None}:
+    judged = [chain.network(role) for role in CALLED]
+    for part in {*judged, network} - {None}:
         for method in ("forward", "decode"):
             if method in vars(type(part)):
                 setattr(part, method, partial(_counted, calls, getattr(part, method)))
+    if name == "encoder":
+        chain.published_encoder = chain.encoder  # as large, but frozen
     settings = StageConfig(**{**vars(settings), "checkpoint_activations": False})
     stage = make_stage(name, chain, preset, settings)
     outside = _Saved()
     with outside, torch.device("meta"):
-        found, expected = stage.predict(lr, hr)
+        found, expected, *_ = stage.predict(lr, hr)
         judge(stage.picture(found)).sum() + nn.functional.l1_loss(found, expected)
 
     trained = _count(network)

@@ -1,4 +1,4 @@
-"""The three stages of training: what each network is asked for."""
+"""The stages of training: what each network is asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from lpnsr.models.families import denoise
 from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset
 from lpnsr.models.swin_unet import Affine, SwinUNet
-from lpnsr.models.training.config import StageConfig
+from lpnsr.models.training import diffusion_stages
+from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
+from lpnsr.models.training.errors import TrainingError
 
 DETAIL_GAIN = 8.0
 """What amplifies a state's detail to about the size of the picture."""
@@ -31,13 +33,14 @@ class Stage:
 
     Attributes:
         network: what is trained.
-        predict: (lr, hr) -> an estimate and what it should be, of one shape.
+        predict: (lr, hr) -> an estimate and what it should be, of one shape, and further terms
+            of the loss, if the stage has any.
         picture: an estimate -> the picture (B, 3, H, W).
         preview: lr -> the picture that the chain makes so far.
     """
 
     network: nn.Module
-    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    predict: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     picture: Callable[[Tensor], Tensor]
     preview: Callable[[Tensor], Tensor]
 
@@ -46,11 +49,16 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
     """The stage that trains the network `name` of `chain`.
 
     Args:
-        name: one of `STAGES`.
+        name: one of `STAGES` or `DIFFUSION_STAGES`.
         chain: the networks; all but the trained one should be trained and frozen.
         preset: whose chain it is.
         config: of the stage.
+
+    Raises:
+        TrainingError: the stage has no picture for the terms that judge one.
     """
+    if name in DIFFUSION_STAGES:
+        return _diffusion_stage(name, chain, preset, config)
     network = chain.network(name)
     if name == "pre_upsampler":
         return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
@@ -73,6 +81,31 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         partial(_run_chain, chain, config.steps or (preset.schedule.steps,), config),
         nn.Identity(),
         partial(_whole_chain, chain),
+    )
+
+
+def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Stage:
+    network, device = chain.network(name), next(chain.parameters()).device
+    chain = diffusion_stages.use_bicubic(chain, preset.scale)
+    if name == "timestep_estimator":
+        if config.perceptual or config.adversarial:
+            raise TrainingError(
+                "the timestep_estimator makes no picture that could be judged: "
+                "set perceptual = 0 and adversarial = 0"
+            )
+        distance = diffusion_stages.distance(device)
+        predict = partial(diffusion_stages.estimation, chain, distance)
+        return Stage(network, predict, nn.Identity(), chain.pre_upsampler)
+    with torch.no_grad():  # here and not under autocast, as it is kept
+        chain.denoiser.attend_to(chain.text_encoder())
+    if config.checkpoint_activations:
+        for module in (chain.denoiser, network, chain.decoder):
+            _checkpoint_activations(module)
+    return Stage(
+        network,
+        partial(diffusion_stages.encoding, chain),
+        chain.decoder.decode,
+        lambda lr: chain(lr, lr.new_empty(0)),
     )
 
 

@@ -172,7 +172,7 @@ class Trainer:
         discriminator = self.discriminator if judging else None
         perceptual = adversarial = judge = lr.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            found, expected = self.stage.predict(lr, hr)
+            found, expected, *more = self.stage.predict(lr, hr)
             if self.perceptual is not None or discriminator is not None:
                 picture = self.stage.picture(found).float()
             if discriminator is not None:
@@ -181,7 +181,7 @@ class Trainer:
         pixel = self.pixel(found.float(), expected)
         if self.perceptual is not None:
             perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
-        loss = pixel + perceptual + settings.adversarial * adversarial
+        loss = sum(more, pixel + perceptual + settings.adversarial * adversarial)
         rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
         self.average.update(self.network, self.iteration)

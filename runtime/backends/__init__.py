@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import BACKENDS, BackendInfo, Options
-from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph
 
 NAMES = ("auto", *BACKENDS)
 PRECISIONS = ("auto", *dict.fromkeys(p for info in BACKENDS.values() for p in info.precisions))

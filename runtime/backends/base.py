@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.tiles.tiling import Tile
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError, Engine
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import BundleError, Engine
 
 BUILDERS = ("tensorrt", "tensorrt-rtx")
 """Packages that build and run engines, the preferred one first."""

@@ -15,7 +15,8 @@ from lpnsr.kernels import cuda
 from lpnsr.kernels.recurrence import Step, drive
 from lpnsr.runtime.backends.cuda_memory import DeviceMemory
 from lpnsr.runtime.backends.engine_files import written
-from lpnsr.runtime.bundle import Graph, Manifest, Stage, latent_shape
+from lpnsr.runtime.bundle import latent_shape
+from lpnsr.runtime.manifest import Graph, Manifest, Stage
 
 if TYPE_CHECKING:
     from cuda.core import Buffer, Device, Stream

@@ -9,7 +9,8 @@ import numpy as np
 
 from lpnsr import kernels
 from lpnsr.runtime.backends.base import ADVICE, NotFiniteError, PrecisionError, Task
-from lpnsr.runtime.bundle import Graph, latent_shape
+from lpnsr.runtime.bundle import latent_shape
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.pictures import color
 from lpnsr.runtime.tiles import rows
 from lpnsr.runtime.tiles.tiling import Tile

@@ -13,7 +13,8 @@ from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, Stage, inputs, shapes
+from lpnsr.runtime.bundle import Bundle, inputs, shapes
+from lpnsr.runtime.manifest import BundleError, Graph, Stage
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""

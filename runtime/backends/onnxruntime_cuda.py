@@ -12,7 +12,8 @@ from lpnsr.runtime.backends.base import BackendError, PrecisionError
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime, raise_failure
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, Graph, shapes
+from lpnsr.runtime.bundle import Bundle, shapes
+from lpnsr.runtime.manifest import Graph
 
 PROVIDER = "CUDAExecutionProvider"
 _DEVICE = "cuda"

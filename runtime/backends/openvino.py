@@ -16,8 +16,9 @@ import numpy as np
 from lpnsr.runtime.backends.base import Backend, BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, BundleError, Graph, inputs, shapes
+from lpnsr.runtime.bundle import Bundle, inputs, shapes
 from lpnsr.runtime.home import compiled_folder
+from lpnsr.runtime.manifest import BundleError, Graph
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph
 
 _COPIES = 4
 """Bytes of a session per byte of its files: engines keep repacked copies of the weights."""

@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 
 from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.bundle import TOPOLOGIES, Manifest
+from lpnsr.runtime.manifest import TOPOLOGIES, Manifest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from lpnsr.runtime.backends import host_pictures
 from lpnsr.runtime.backends.base import ADVICE, PrecisionError, Task
-from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph
 
 
 class Session(ABC):

@@ -11,7 +11,7 @@ import numpy as np
 
 from lpnsr import kernels
 from lpnsr.kernels.recurrence import Step, drive
-from lpnsr.runtime.bundle import Stage
+from lpnsr.runtime.manifest import Stage
 
 Compute = Callable[[Stage, Sequence[np.ndarray]], Sequence[np.ndarray]]
 """Runs a stage: its inputs in, its outputs out, both in the stage's order."""

@@ -27,8 +27,9 @@ from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.backends.registry import BACKENDS, Options
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import Bundle, BundleError, Engine, Graph, Manifest, shapes
+from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.home import compiled_folder
+from lpnsr.runtime.manifest import BundleError, Engine, Graph, Manifest
 
 if TYPE_CHECKING:
     from cuda.core import Device

@@ -17,12 +17,12 @@ from types import FrameType
 from tqdm import tqdm
 
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import BundleError
 from lpnsr.runtime.command import jobs, opening, progress, rehearsal, report, streams
 from lpnsr.runtime.command.arguments import NAME, parse
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
 from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
 from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.pictures.formats import FORMATS, Format
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Upscaler

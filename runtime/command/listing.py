@@ -10,8 +10,9 @@ from pathlib import Path
 from lpnsr.kernels import cuda
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import BUILTIN, BUILTIN_NAME, MANIFEST, BundleError, Manifest
+from lpnsr.runtime.bundle import BUILTIN, BUILTIN_NAME
 from lpnsr.runtime.home import bundle_folder
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Manifest
 
 PUBLISHED = ("lpnsr", "resshift", "resshift-15", "sinsr", "upsr")
 """Presets of `lpnsr-export` whose weights their authors have published."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import BundleError
 from lpnsr.runtime.command import opening
 from lpnsr.runtime.command.arguments import (
     Parser,
@@ -23,6 +22,7 @@ from lpnsr.runtime.command.arguments import (
     positive,
 )
 from lpnsr.runtime.command.jobs import JobError
+from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.serve.hosts import is_loopback
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import UpscaleError

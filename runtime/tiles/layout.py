@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from lpnsr.runtime.bundle import Graph
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.tiling import ALIGNMENT
 

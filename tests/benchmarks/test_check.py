@@ -58,11 +58,12 @@ def test_the_page_of_a_bundle(run, tmp_path, monkeypatch):
     """The same without the export, which takes longest: the built-in bundle stands for it."""
     monkeypatch.setattr(check, "pack", lambda *rest, **_: shutil.copytree(BUILTIN, rest[3]))
     monkeypatch.setattr(check, "verify_bundle", lambda bundle, *_: bundle)
+    monkeypatch.setattr(check, "PICTURES", 2)
     assert run("--preset", "lpnsr-tiny") == 0
     kept = json.loads((tmp_path / "page.json").read_text())
     page = (tmp_path / "page.md").read_text()
     assert page == check.describe(kept) + "\n"
-    assert "## 8 pictures, 0.06 output megapixels" in page
+    assert "## 2 pictures, 0.01 output megapixels" in page
     psnr = kept["row"]["psnr"]
     assert next(iter(psnr)) == EAGER and len(psnr) > 2
     assert all(value > 35 for value in psnr.values())

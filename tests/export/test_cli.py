@@ -12,7 +12,8 @@ from lpnsr.export import cli, pack
 from lpnsr.export.check import parity
 from lpnsr.models.checkpoints import CheckpointError
 from lpnsr.models.presets import PresetError
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST, BundleError
 
 TILE = ("--tile", "16")
 

@@ -13,7 +13,8 @@ from lpnsr.export.check.verify import ParityError
 from lpnsr.export.engines import building, command, store
 from lpnsr.export.engines.compare import check_engines
 from lpnsr.runtime.backends.tensorrt import TensorRt
-from lpnsr.runtime.bundle import MANIFEST, Bundle, sha256
+from lpnsr.runtime.bundle import Bundle, sha256
+from lpnsr.runtime.manifest import MANIFEST
 from runtime import simulated
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")

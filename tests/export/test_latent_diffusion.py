@@ -14,7 +14,8 @@ from lpnsr.export import pack
 from lpnsr.export.check.parity import verify_bundle
 from lpnsr.export.graph import trace
 from lpnsr.models import presets
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, shapes
+from lpnsr.runtime.bundle import Bundle, shapes
+from lpnsr.runtime.manifest import MANIFEST, BundleError
 from lpnsr.runtime.upscaler import Upscaler
 
 SMALL, WIDE = (1, (16, 16)), (2, (16, 32))

@@ -15,7 +15,8 @@ from lpnsr.export.check import parity, run_onnx
 from lpnsr.export.check.verify import ParityError, check
 from lpnsr.export.pack import stages
 from lpnsr.models.presets import Tolerance
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST, BundleError
 
 from .conftest import SMALL
 

@@ -14,7 +14,8 @@ from lpnsr.export.check.verify import ParityError
 from lpnsr.models.variants import vary
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST, BundleError
 
 from .conftest import SMALL
 from .test_families import RESSHIFT, UPSR

@@ -19,7 +19,8 @@ from lpnsr.export.engines import building, command, store
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import EngineError, find, read
-from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.bundle import BUILTIN, Bundle
+from lpnsr.runtime.manifest import MANIFEST
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
 pytest.importorskip("polygraphy", reason="the extra engines is not installed")

@@ -16,7 +16,8 @@ import onnxruntime
 import lpnsr.kernels.cuda
 from kernels import hosted
 from lpnsr import kernels
-from lpnsr.runtime.bundle import MANIFEST, Bundle, Engine, sha256
+from lpnsr.runtime.bundle import Bundle, sha256
+from lpnsr.runtime.manifest import MANIFEST, Engine
 
 
 class Gpu:

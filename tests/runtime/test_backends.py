@@ -10,7 +10,8 @@ from onnx import helper, numpy_helper
 
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import Bundle, BundleError
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import BundleError
 
 from .toy import CHANNELS, DRAWS, SCALE
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle, BundleError, Graph, Manifest
+from lpnsr.runtime.bundle import BUILTIN, Bundle
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest
 
 from .toy import TILES, write_staged_bundle
 

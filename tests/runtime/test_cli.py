@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntimeSession
-from lpnsr.runtime.bundle import MANIFEST
 from lpnsr.runtime.command import cli
+from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
 from .toy import photo

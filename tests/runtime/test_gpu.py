@@ -15,7 +15,8 @@ from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_pictures import Pictures
 from lpnsr.runtime.backends.tensorrt import TensorRt
-from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.bundle import BUILTIN, Bundle
+from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.upscaler import Upscaler
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lpnsr.runtime.bundle import BUILTIN, Bundle, Graph
+from lpnsr.runtime.bundle import BUILTIN, Bundle
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.layout import ABUTTING, LIMIT, OVERLAPS, choose
 

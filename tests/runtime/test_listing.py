@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpnsr.runtime.bundle import BUILTIN, MANIFEST, Bundle
+from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.command import cli, listing
+from lpnsr.runtime.manifest import MANIFEST
 
 from .toy import photo
 

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError, Manifest
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Manifest
 from lpnsr.runtime.onnxfile import DamagedError, references
 
 from .toy import digest

@@ -12,7 +12,8 @@ import pytest
 from lpnsr.runtime.backends import pool
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.pool import SessionPool
-from lpnsr.runtime.bundle import Bundle, Graph
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.upscaler import Description, Upscaler
 
 from .toy import TILES, Grey, photo, write_staged_bundle

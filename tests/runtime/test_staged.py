@@ -5,7 +5,7 @@ import pytest
 
 from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, START, Step
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.bundle import Stage
+from lpnsr.runtime.manifest import Stage
 
 SHAPE = (2, 5, 8, 8)
 STEPS = (

@@ -14,8 +14,9 @@ from lpnsr.runtime.backends import engine_files
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import EngineError
 from lpnsr.runtime.backends.tensorrt import TensorRt
-from lpnsr.runtime.bundle import MANIFEST, Bundle, BundleError
+from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.manifest import MANIFEST, BundleError
 from lpnsr.runtime.pictures.images import Picture
 from lpnsr.runtime.pictures.metadata import Metadata
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler

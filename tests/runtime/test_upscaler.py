@@ -7,7 +7,7 @@ import pytest
 from lpnsr.kernels import normals
 from lpnsr.runtime.backends import host_pictures
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.bundle import BundleError, Graph
+from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.tiles.tiling import TilingError
 from lpnsr.runtime.upscaler import Description, UpscaleError, Upscaler, matching
 

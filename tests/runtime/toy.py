@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lpnsr.kernels.recurrence import DENOISE, END, NOISE, START, Step
 from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.bundle import MANIFEST, Graph, Manifest, Stage
+from lpnsr.runtime.manifest import MANIFEST, Graph, Manifest, Stage
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
 TILES = ((32, 32), (64, 64), (32, 64))

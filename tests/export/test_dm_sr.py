@@ -1,0 +1,92 @@
+"""DM-SR in miniature, from checkpoints to pictures."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from dm_sr import PRESET
+from small import random_model
+
+from lpnsr.export import pack
+from lpnsr.export.check.parity import verify_bundle
+from lpnsr.models import presets
+from lpnsr.models.variants import vary
+from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.manifest import MANIFEST
+from lpnsr.runtime.upscaler import Upscaler
+
+SMALL, WIDE = (1, (16, 16)), (2, (16, 32))
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, PRESET.name, PRESET)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random_model(PRESET, tmp_path_factory.mktemp("dm_sr"))
+
+
+@pytest.fixture(scope="module")
+def bundle(model, tmp_path_factory):
+    return pack.pack(model.chain, PRESET, [SMALL, WIDE], tmp_path_factory.mktemp("b") / "bundle")
+
+
+def photo(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def eager(chain, picture):
+    lr = torch.from_numpy(picture.transpose(2, 0, 1)[None] / np.float32(127.5) - 1)
+    with torch.no_grad():
+        sr = chain(lr, torch.empty(0))
+    return ((sr[0].permute(1, 2, 0).numpy() + 1) * 127.5).round()
+
+
+def test_the_graph_has_neither_noise_nor_text(bundle):
+    graph = bundle.manifest.graphs[0]
+    model = onnx.load(bundle.path / graph.file, load_external_data=False)
+    assert [value.name for value in model.graph.input] == ["lr", "timestep"]
+    assert graph.parity["fp32"]["x0_relative_l2"] < 1e-4
+    cross = [value for value in model.graph.initializer if 12 in value.dims]
+    assert not cross, "what takes the prompt's embedding, 12 wide, is left"
+
+
+def test_a_picture_of_one_tile(model, bundle):
+    picture = photo(16, 16)
+    upscaler = Upscaler.from_bundle(bundle.path, backend="onnxruntime")
+    found = upscaler.upscale(picture, color_fix=False)
+    assert np.abs(found - eager(model.chain, picture)).max() <= 1
+
+
+@pytest.mark.parametrize("variant", [{"steps": 2}, {"timestep": 250}, {"steps": 3, "timestep": 77}])
+@pytest.mark.parametrize("topology", ["unrolled", "staged"])
+def test_variants(variant, topology, tmp_path):
+    preset = vary(PRESET, **variant)
+    model = random_model(preset, tmp_path)
+    bundle = pack.pack(model.chain, preset, [SMALL], tmp_path / "bundle", topology=topology)
+    for name, value in variant.items():
+        assert bundle.manifest.variant[name] == value
+    assert bool(bundle.manifest.graphs[0].picture) == ("timestep" not in variant)
+    picture = photo(16, 16)
+    upscaler = Upscaler.from_bundle(bundle.path, backend="onnxruntime")
+    found = upscaler.upscale(picture, color_fix=False)
+    assert np.abs(found - eager(model.chain, picture)).max() <= 1
+    verify_bundle(Bundle.open(bundle.path), model.weights, {})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "mixed"])
+def test_narrow_stages(model, tmp_path, precision):
+    bundle = pack.pack(model.chain, PRESET, [SMALL], tmp_path / "bundle", precision=precision)
+    types = bundle.manifest.precision
+    assert types["estimator"] == types["upsampler"] == "float32"
+    assert types["denoiser"] == ("bfloat16" if precision == "bf16" else "float16")
+
+
+def test_the_manifest_can_be_read_again(bundle):
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    kept = json.loads((bundle.path / MANIFEST).read_text())
+    assert kept["schedule"] == {"steps": 1, "timestep": None}
