@@ -14,7 +14,7 @@ from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec, VQCodec, VQConfig
 from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
-from lpnsr.models.schedule import OneStep, Schedule
+from lpnsr.models.schedule import OneStep, Schedule, residual
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
 
@@ -140,11 +140,13 @@ class Preset:
 STAND_INS: Mapping[str, Callable[[Preset], nn.Module]] = {
     "pre_upsampler": lambda preset: Bicubic(preset.scale),
     "autoencoder": lambda preset: PixelCodec(preset.scale),
-    "noise_weight": lambda preset: NoiseWeight(
-        preset.schedule.least_weight, preset.schedule.full_difference
-    ),
+    "noise_weight": lambda preset: _noise_weight(residual(preset.schedule)),
 }
 """Role -> what plays it without training."""
+
+
+def _noise_weight(schedule: Schedule) -> NoiseWeight:
+    return NoiseWeight(schedule.least_weight, schedule.full_difference)
 
 
 def get_preset(name: str) -> Preset:

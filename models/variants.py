@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lpnsr.models.presets import Preset, PresetError
+from lpnsr.models.schedule import residual
 
 
 def vary(
@@ -40,7 +41,8 @@ def vary(
         except ValueError as error:
             raise PresetError(f"{preset.name}: {error}") from error
     if noise and (kinds := _kind_of_each_step(preset, noise)):
-        preset = replace(preset, schedule=replace(preset.schedule, noise_kinds=kinds))
+        schedule = replace(residual(preset.schedule), noise_kinds=kinds)
+        preset = replace(preset, schedule=schedule)
     if not any(step.predicted for step in preset.schedule.reverse_steps()):
         preset = _without(preset, "noise_predictor")
     return preset

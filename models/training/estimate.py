@@ -63,7 +63,8 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     network = chain.network(name)
     network.requires_grad_(True)
     calls: list[_Saved] = []
-    for part in {chain.denoiser, chain.network("noise_predictor"), chain.codec, network} - {None}:
+    roles = {"denoiser", "noise_predictor", "autoencoder", name}
+    for part in map(chain.network, filter(chain.has, roles)):
         for method in ("forward", "decode"):
             if method in vars(type(part)):
                 setattr(part, method, partial(_counted, calls, getattr(part, method)))
