@@ -38,7 +38,7 @@ def sample(chain: Chain, lr: Tensor, noise: Tensor) -> Tensor:
         noise: (K, B, C, h, w).
     """
     start, *steps = chain.updates()
-    predicts = chain.network("noise_predictor") is not None
+    predicts = chain.has("noise_predictor")
     executor = Procedure(chain, {"lr": lr}, noise)
     with autocast(lr.device.type):
         drive(chain.stages, [start, *(replace(s, predicted=predicts) for s in steps)], executor)
@@ -94,21 +94,21 @@ def upscale(chain: Chain, picture: np.ndarray, seed: int = 0) -> np.ndarray:
     device = next(chain.parameters()).device
     lr = torch.from_numpy(signed).permute(2, 0, 1)[None].to(device)
     sr = _blended(chain, lr, torch.Generator().manual_seed(seed))
-    sr = color.correct(sr[0].permute(1, 2, 0).contiguous().float().cpu().numpy(), signed)
-    scale = sr.shape[0] // lr.shape[2]
-    pixels = np.rint((sr + 1) * 127.5).astype(np.uint8)
+    corrected = color.correct(sr[0].permute(1, 2, 0).contiguous().float().cpu().numpy(), signed)
+    scale = corrected.shape[0] // lr.shape[2]
+    pixels = np.rint((corrected + 1) * 127.5).astype(np.uint8)
     return pixels[: scale * height, : scale * width]
 
 
 def _blended(chain: Chain, lr: Tensor, generator: torch.Generator) -> Tensor:
     """Tiles weighted with a Gaussian, summed in float64."""
-    total = weights = None
+    total = weights = torch.zeros(())
     for top in starts(lr.shape[2]):
         for left in starts(lr.shape[3]):
             tile = lr[..., top : top + TILE, left : left + TILE]
             sr = sample(chain, tile, _noise(chain, tile, generator)).double().cpu()
             scale = sr.shape[2] // tile.shape[2]
-            if total is None:
+            if not total.ndim:
                 shape = [scale * side for side in lr.shape[2:]]
                 total, weights = torch.zeros(*sr.shape[:2], *shape).double(), torch.zeros(shape)
             region = (

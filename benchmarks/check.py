@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ from lpnsr.export.cli import add_downloads
 from lpnsr.export.engines import building, command
 from lpnsr.export.pack import pack
 from lpnsr.export.weights import obtain
+from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import PRECISIONS
 from lpnsr.models.training.drawings import write_drawings
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """
     preset = get_preset(args.preset)
     files = obtain(preset, args, {})
-    kept = {
+    kept: dict[str, Any] = {
         "preset": preset.name,
         "asked": {"precision": args.precision, "tile": args.tile, "runs": args.runs},
         "weights": {file.name: sha256(file) for file in files.values()},
@@ -177,7 +179,7 @@ def _build_engines(target: Path) -> dict[str, str]:
 
 
 def _upscale(
-    chain: torch.nn.Module, bundle: Bundle, pictures: list[Path], output: Path, runs: int
+    chain: Chain, bundle: Bundle, pictures: list[Path], output: Path, runs: int
 ) -> dict[str, object]:
     """Every method in turns; sizes are (height, width)."""
     jobs = plan(pictures, output).jobs

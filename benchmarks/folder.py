@@ -65,7 +65,7 @@ class _EagerSession(Session):
         self._call, self._device = call, device
 
     @torch.no_grad()
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch."""
         inputs = [torch.from_numpy(array).to(self._device) for array in (lr, noise)]
         return self._call(*inputs).cpu().numpy()

@@ -95,7 +95,7 @@ def calibration(
     for number, picture in enumerate(pictures):
         generator = torch.Generator().manual_seed(number)
         lr = torch.from_numpy(picture)
-        shape = preset.shape("noise", 1, tuple(lr.shape[2:]))
+        shape = preset.shape("noise", 1, (lr.shape[2], lr.shape[3]))
         noise = torch.randn(shape, generator=generator)
         for call in record(chain, lr, noise):
             if call.stage.name in found:

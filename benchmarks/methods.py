@@ -192,7 +192,7 @@ def _loaded(
 def compile_networks(chain: Chain) -> Chain:
     """The chain with each network compiled by `torch.compile`; weights are shared."""
     parts = {name: _compiled(module) for name, module in chain.named_children() if name != "codec"}
-    codec = copy.copy(chain.codec)
+    codec = copy.copy(chain.network("autoencoder"))
     codec._modules = {name: _compiled(module) for name, module in codec.named_children()}
     return chain.replaced(codec=codec, **parts)
 

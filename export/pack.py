@@ -20,6 +20,7 @@ from lpnsr.export.graph.precision import DTYPES
 from lpnsr.export.graph.stage_graphs import stage_graphs
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.export.graph.unroll import precise_ends, unroll
+from lpnsr.export.graph.values import name_of, tensor
 from lpnsr.kernels.recurrence import PICTURE
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
@@ -198,23 +199,23 @@ def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
     users: dict[Identity, list[ir.Value]] = {}
     for model in models:
         for value in model.graph.initializers.values():
-            if value.const_value.nbytes > INLINE_BYTES:
-                users.setdefault(identity(value.const_value), []).append(value)
+            if tensor(value).nbytes > INLINE_BYTES:
+                users.setdefault(identity(tensor(value)), []).append(value)
     # Wider types first: packed densely, every tensor is then aligned to its own type.
-    groups = sorted(users.values(), key=lambda values: -values[0].const_value.dtype.itemsize)
+    groups = sorted(users.values(), key=lambda values: -tensor(values[0]).dtype.itemsize)
     external = ir.external_data.convert_tensors_to_external(
-        [values[0].const_value for values in groups], folder, WEIGHTS
+        [tensor(values[0]) for values in groups], folder, WEIGHTS
     )
-    for values, tensor in zip(groups, external, strict=True):
+    for values, stored in zip(groups, external, strict=True):
         for value in values:
             value.const_value = ir.ExternalTensor(
-                tensor.location,
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=value.name,
-                base_dir=tensor.base_dir,
+                stored.location,
+                stored.offset,
+                stored.length,
+                stored.dtype,
+                shape=stored.shape,
+                name=name_of(value),
+                base_dir=stored.base_dir,
             )
 
 

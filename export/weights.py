@@ -52,8 +52,9 @@ def _by_name(
         )
     folder = weights_folder()
     sources = {name: SOURCES[name] for name in wanted.values()}
-    found = {name: cached(name, source, folder) for name, source in sources.items()}
-    missing = {name: sources[name] for name, file in found.items() if file is None}
+    kept = {name: cached(name, source, folder) for name, source in sources.items()}
+    found = {name: file for name, file in kept.items() if file is not None}
+    missing = {name: source for name, source in sources.items() if name not in found}
     if missing:
         _check_allowed(missing, folder, args)
     for name, source in missing.items():

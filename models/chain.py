@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from lpnsr.kernels.recurrence import (
     Step,
     drive,
 )
-from lpnsr.models.families import Stage
+from lpnsr.models.families import Codec, Denoiser, Stage
 from lpnsr.models.schedule import OneStep, Refinement, Schedule
 
 
@@ -38,12 +39,17 @@ def residual_shift(
 
     All tensors are (B, C, h, w). Those whose factor is 0 may be left out, and so may the noise's
     distribution where it is standard normal, and its weight where it is 1.
+
+    Raises:
+        ValueError: another one was left out.
     """
     terms = [(step.state, x), (step.prediction, x0), (step.start, y)]
-    shifted = sum(factor * value.float() for factor, value in terms if factor)
+    shifted = sum((factor * _given(value) for factor, value in terms if factor), x.new_zeros(()))
     if not step.noise:
         return shifted
-    noise = eps if mean is None else mean.float() + (logvar.float() / 2).exp() * eps
+    noise = _given(eps)
+    if mean is not None:
+        noise = mean.float() + (_given(logvar) / 2).exp() * noise
     return shifted + step.noise * (noise if weight is None else weight * noise)
 
 
@@ -60,6 +66,9 @@ class Chain(nn.Module):
         networks: by role.
     """
 
+    codec: Codec
+    denoiser: Denoiser
+
     def __init__(
         self,
         schedule: Schedule | OneStep | Refinement,
@@ -72,16 +81,26 @@ class Chain(nn.Module):
         for role, network in networks.items():
             setattr(self, _attribute(role), network)
 
-    def network(self, role: str) -> nn.Module | None:
-        """The network that plays a role; None if there is none."""
-        return getattr(self, _attribute(role), None)
+    def has(self, role: str) -> bool:
+        """Whether there is a network that plays a role."""
+        return getattr(self, _attribute(role), None) is not None
+
+    def network(self, role: str) -> nn.Module:
+        """The network that plays a role.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if not self.has(role):
+            raise LookupError(f"the chain has no {role}")
+        return getattr(self, _attribute(role))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages, in the order of the chain."""
-        return tuple(stage for stage in self._stages if None not in self.networks(stage))
+        return tuple(stage for stage in self._stages if all(map(self.has, stage.networks)))
 
-    def networks(self, stage: Stage) -> list[nn.Module | None]:
+    def networks(self, stage: Stage) -> list[nn.Module]:
         """Those that a stage calls."""
         return [self.network(role) for role in stage.networks]
 
@@ -173,7 +192,8 @@ class Chain(nn.Module):
         """
         if not stage.folded:
             return ()
-        network, *_ = self.networks(stage)
+        # A stage is folded only if its first network makes something of a timestep.
+        network = cast(Denoiser, self.network(stage.networks[0]))
         return (network.modulation(torch.tensor([step.timestep], device=device)),)
 
     def _of(self, phases: Collection[str]) -> list[Stage]:
@@ -224,6 +244,12 @@ class Eager:
         eps = next(self._draws) if step.noise else None
         x = residual_shift(step, self.values[state], **values, eps=eps)
         self.values |= {"state": x, "scaled": x * step.next_scale}
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ValueError("a step lacks one of its tensors")
+    return tensor.float()
 
 
 def _attribute(role: str) -> str:

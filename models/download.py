@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.message import Message
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO
@@ -193,7 +194,7 @@ def _resumable(address: str, part: Path) -> tuple[int, dict[str, str]]:
     return have, {"Range": f"bytes={have}-", "If-Range": noted["etag"]}
 
 
-def _note(part: Path, address: str, headers: HTTPMessage) -> None:
+def _note(part: Path, address: str, headers: Message) -> None:
     """Keep what a later process needs to go on; without a strong ETag none can."""
     etag = headers["ETag"]
     if etag and not etag.startswith("W/"):
@@ -237,7 +238,9 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opened(address: str, headers: dict[str, str], redirects: _Redirects) -> HTTPResponse:
+def _opened(
+    address: str, headers: dict[str, str], redirects: _Redirects
+) -> HTTPResponse | HTTPError:
     request = Request(address, headers={"User-Agent": "lpnsr", **headers})
     have = headers.get("Range", "bytes=0-")[6:-1]
     try:
@@ -257,7 +260,7 @@ def _opened(address: str, headers: dict[str, str], redirects: _Redirects) -> HTT
     return response
 
 
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+def _chunks(response: HTTPResponse | HTTPError) -> Iterator[bytes]:
     try:
         while chunk := response.read(_CHUNK):
             yield chunk
@@ -334,13 +337,13 @@ def _alone(folder: Path) -> Iterator[None]:
 def _try_lock(lock: IO[str]) -> bool:
     """Take a lock, which is given back when the file is closed or the process ends."""
     try:
-        try:
-            import fcntl
-        except ImportError:
+        if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
         else:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False

@@ -18,14 +18,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, START
-from lpnsr.models.swin_unet import Affine
+from lpnsr.models.pointwise import PointwiseNet
+from lpnsr.models.swin_unet import Affine, SwinUNet
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    PicturesAndTimestep = tuple[Unpack[tuple[Tensor, ...]], list[Affine]]
 
 LOGVAR_RANGE = (-30.0, 20.0)
+
+Denoiser = SwinUNet | PointwiseNet
+"""What the chains of the presets denoise with."""
+
+
+class Codec(Protocol):
+    """An autoencoder, or what stands in for it."""
+
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """A picture, and what else the autoencoder takes, -> a latent."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """A latent -> a picture."""
+
+
+class Codebook(Codec, Protocol):
+    """An autoencoder whose latents are made of codes."""
+
+    def nearest_codes(self, latent: Tensor) -> Tensor:
+        """A latent -> the one of the nearest codes."""
+
+    def decode_quantized(self, quantized: Tensor) -> Tensor:
+        """A latent of codes -> a picture."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +118,9 @@ def residual_shift(roles: Collection[str]) -> tuple[Stage, ...]:
             `auxiliary` and `noise_predictor`.
     """
     condition = ("estimate", "y") if "auxiliary" in roles else ("lr",)
-    latent, decoding = ("quantized", _decode_codes) if "autoencoder" in roles else ("state", decode)
+    coded = "autoencoder" in roles
+    latent = "quantized" if coded else "state"
+    decoding: Callable[..., Tensor] = _decode_codes if coded else decode
     stages = [
         Stage("pre_upsampler", START, ("pre_upsampler",), ("lr",), ("picture",), apply),
         Stage("encoder", START, ("autoencoder",), ("picture",), ("y",), encode),
@@ -159,13 +191,13 @@ class NoiseWeight(nn.Module):
         return self.least + (1 - self.least) * uncertainty
 
 
-def denoise(unet: nn.Module, *inputs: object) -> Tensor:
+def denoise(unet: nn.Module, *inputs: Unpack[PicturesAndTimestep]) -> Tensor:
     """A network on its pictures side by side, and what the timestep comes to."""
     *pictures, modulation = inputs
     return unet(torch.cat(pictures, dim=1), modulation)
 
 
-def _predict_noise(unet: nn.Module, *inputs: Tensor | list[Affine]) -> tuple[Tensor, Tensor]:
+def _predict_noise(unet: nn.Module, *inputs: Unpack[PicturesAndTimestep]) -> tuple[Tensor, Tensor]:
     mean, logvar = denoise(unet, *inputs).chunk(2, dim=1)
     return mean, logvar.clamp(*LOGVAR_RANGE)
 
@@ -175,26 +207,26 @@ def apply(network: nn.Module, *inputs: Tensor) -> Tensor:
     return network(*inputs)
 
 
-def encode(codec: nn.Module, *inputs: Tensor) -> Tensor:
+def encode(codec: Codec, *inputs: Tensor) -> Tensor:
     """The method of this name on its inputs."""
     return codec.encode(*inputs)
 
 
 def _estimate(
-    network: nn.Module, codec: nn.Module, weigh: NoiseWeight, lr: Tensor, y: Tensor
+    network: nn.Module, codec: Codec, weigh: NoiseWeight, lr: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     estimate = codec.encode(network(lr))
     return estimate, weigh(estimate, y)
 
 
-def _nearest_codes(codec: nn.Module, latent: Tensor) -> Tensor:
+def _nearest_codes(codec: Codebook, latent: Tensor) -> Tensor:
     return codec.nearest_codes(latent)
 
 
-def _decode_codes(codec: nn.Module, codes: Tensor) -> Tensor:
+def _decode_codes(codec: Codebook, codes: Tensor) -> Tensor:
     return codec.decode_quantized(codes).clamp(-1, 1)
 
 
-def decode(codec: nn.Module, latent: Tensor) -> Tensor:
+def decode(codec: Codec, latent: Tensor) -> Tensor:
     """The method of this name, limited to [-1, 1]."""
     return codec.decode(latent).clamp(-1, 1)

@@ -183,6 +183,17 @@ class Refinement:
         return [Step(0.0, 1.0, timestep=number) for number in range(self.steps, 0, -1)]
 
 
+def residual(schedule: Schedule | OneStep | Refinement) -> Schedule:
+    """A schedule, for what only residual shifting knows.
+
+    Raises:
+        TypeError: it is none of residual shifting.
+    """
+    if not isinstance(schedule, Schedule):
+        raise TypeError("this needs a schedule of residual shifting")
+    return schedule
+
+
 def _with_noise(step: Step, kind: str) -> Step:
     noise = 0.0 if kind == "zero" else step.noise
     return replace(step, noise=noise, predicted=kind == "predicted" and noise > 0)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from lpnsr.models.dm_sr import TRAINED_STEPS
 from lpnsr.models.presets import Preset, PresetError
+from lpnsr.models.schedule import residual
 
 
 def vary(
@@ -49,7 +50,8 @@ def vary(
     if timestep is not None:
         preset = _at_timestep(preset, timestep)
     if noise and (kinds := _kind_of_each_step(preset, noise)):
-        preset = replace(preset, schedule=replace(preset.schedule, noise_kinds=kinds))
+        schedule = replace(residual(preset.schedule), noise_kinds=kinds)
+        preset = replace(preset, schedule=schedule)
     if not any(step.predicted for step in preset.schedule.reverse_steps()):
         preset = _without(preset, "noise_predictor")
     return preset

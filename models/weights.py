@@ -33,8 +33,8 @@ def find_weights(
     for role in (role for role, file in given.items() if file and role not in preset.networks):
         raise CheckpointError(f"{preset.name} needs no {role} here; leave out {_option(role)}")
     folder = folder or preset.weights
-    roles = preset.networks if roles is None else roles
-    return {role: given.get(role) or _find(preset, role, folder) for role in roles}
+    wanted = tuple(preset.networks) if roles is None else roles
+    return {role: given.get(role) or _find(preset, role, folder) for role in wanted}
 
 
 def look_up(preset: Preset, role: str, folder: Path) -> Path | None:

@@ -135,7 +135,7 @@ def shapes(manifest: Manifest, graph: Graph) -> dict[str, tuple[int, ...]]:
     """
     (height, width), scale = graph.tile, manifest.scale
     lr, noise = manifest.inputs
-    promised = {lr: (graph.batch, 3, height, width)}
+    promised: dict[str, tuple[int, ...]] = {lr: (graph.batch, 3, height, width)}
     if manifest.draws and not graph.stages:
         promised[noise] = (manifest.draws, *latent_shape(manifest, graph))
     promised |= graph.given

@@ -189,7 +189,7 @@ class Manifest:
     versions: dict[str, str]
     inputs: tuple[str, str] = ("lr", "noise")
     output: str = "sr"
-    variant: dict[str, int | str | list[str]] = field(default_factory=dict)
+    variant: dict[str, Any] = field(default_factory=dict)
     engines: tuple[Engine, ...] = ()
     topology: str = "unrolled"
     steps: tuple[Step, ...] = ()

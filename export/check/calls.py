@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,8 +54,8 @@ def record(chain: Chain, lr: Tensor, noise: Tensor) -> list[Call]:
 class _Recording(Eager):
     """Computes a chain and notes what is called."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self, chain: Chain, values: Mapping[str, Tensor], noise: Tensor) -> None:
+        super().__init__(chain, values, noise)
         self.calls: list[Call] = []
 
     def call(self, stage: Stage, step: Step, number: int) -> None:

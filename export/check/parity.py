@@ -138,7 +138,7 @@ def _given(graph: Graph, runs: Mapping[str, Run], chain: Run) -> Run:
     """Runs the stages for a picture first, and gives `chain` what they give."""
 
     def run(values: Values) -> Values:
-        given = {}
+        given: Values = {}
         for stage in graph.picture:
             given |= runs[stage.file]({name: values[name] for name in stage.inputs})
         return chain({**values, **given})

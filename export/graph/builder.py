@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lpnsr.export.graph.trace import BFLOAT16_OPSET, OPSET
+from lpnsr.export.graph.values import tensor
 
 IR_VERSION = 10
 TABLE_BYTES = 1 << 16
@@ -25,9 +26,7 @@ class GraphBuilder:
         self._known: dict[Identity, ir.Value] = {}
         self._weights: dict[tuple[str, str], ir.Value] = {}
 
-    def op(
-        self, op_type: str, *inputs: ir.Value, **attributes: ir.convenience.SupportedAttrTypes
-    ) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         """Append a node with one output."""
         number = self._calls[op_type] = self._calls.get(op_type, 0) + 1
         name = f"chain/{op_type}_{number}"
@@ -89,12 +88,13 @@ class GraphBuilder:
 
     def _stored(self, name: str, source: ir.Value) -> ir.Value:
         """A value with the content of `source`: equal ones are one."""
-        key = identity(source.const_value)
+        stored = tensor(source)
+        key = identity(stored)
         if key not in self._known:
-            self._known[key] = self._spread(name, source.const_value.numpy())
-            if self._known[key] is None:
-                self.initializers[name] = _initializer(name, source.const_value)
-                self._known[key] = self.initializers[name]
+            value = self._spread(name, stored.numpy())
+            if value is None:
+                value = self.initializers[name] = _initializer(name, stored)
+            self._known[key] = value
         return self._known[key]
 
     def _spread(self, name: str, table: np.ndarray) -> ir.Value | None:
@@ -118,10 +118,10 @@ class GraphBuilder:
         )
 
 
-def identity(tensor: ir.TensorProtocol) -> Identity:
+def identity(content: ir.TensorProtocol) -> Identity:
     """What two tensors have in common when one can stand for the other."""
-    digest = hashlib.sha256(tensor.tobytes()).hexdigest()
-    return str(tensor.dtype), tuple(tensor.shape.numpy()), digest
+    digest = hashlib.sha256(content.tobytes()).hexdigest()
+    return str(content.dtype), tuple(content.shape.numpy()), digest
 
 
 def float_input(name: str, shape: tuple[int, ...]) -> ir.Value:
@@ -129,7 +129,10 @@ def float_input(name: str, shape: tuple[int, ...]) -> ir.Value:
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
 
 
-def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+def _initializer(name: str, content: ir.TensorProtocol) -> ir.Value:
     return ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=name,
+        shape=ir.Shape(content.shape.numpy()),
+        type=ir.TensorType(content.dtype),
+        const_value=content,
     )

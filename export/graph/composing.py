@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lpnsr.export.graph.builder import GraphBuilder, float_input
+from lpnsr.export.graph.values import static_shape
 from lpnsr.kernels.recurrence import Step
 from lpnsr.models.chain import Chain
 from lpnsr.models.families import Stage
@@ -47,7 +48,8 @@ class Composer:
         self.chain, self.graph = chain, GraphBuilder()
         self.values: dict[str, ir.Value] = {}
         self._shape = functools.partial(preset.shape, batch=batch, tile=tile)
-        self._traced, self._named, self._categories = traced, set(), 0
+        self._traced, self._categories = traced, 0
+        self._named: set[str] = set()
 
     def inputs(self, names: Iterable[str]) -> list[ir.Value]:
         """Let these values be inputs of the graph."""
@@ -105,7 +107,7 @@ def single(chain: Chain, preset: Preset, traced: ir.Model, name: str) -> ir.Mode
         a model with the stage's inputs and outputs, float32.
     """
     stage, graph = chain.stage(name), GraphBuilder()
-    shapes = [tuple(value.shape.numpy()) for value in traced.graph.inputs]
+    shapes = [static_shape(value) for value in traced.graph.inputs]
     inputs = [float_input(*each) for each in zip(stage.inputs, shapes, strict=False)]
     told = constants(graph, chain, stage, chain.updates()[0])
     outputs = graph.inline(name, traced, [*inputs, *told])[: len(stage.outputs)]

@@ -10,6 +10,7 @@ import torch
 
 from lpnsr.export.graph.builder import GraphBuilder
 from lpnsr.export.graph.composing import Composer, told
+from lpnsr.export.graph.values import name_of
 from lpnsr.models import families
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
@@ -53,10 +54,10 @@ def stage_graphs(
             composer.compose(stage, _told(composer.graph, chain, stage, number))
         gives, phase = group[-1].outputs, group[-1].phase
         inputs += number
-        names = tuple(value.name for value in inputs)
-        stage = Stage(name, f"{prefix}_{name}.onnx", names, gives, phase)
+        names = tuple(map(name_of, inputs))
+        packed = Stage(name, f"{prefix}_{name}.onnx", names, gives, phase)
         outputs = [composer.values[value] for value in gives]
-        models[stage] = composer.graph.model(f"{preset.name}/{name}", inputs, outputs)
+        models[packed] = composer.graph.model(f"{preset.name}/{name}", inputs, outputs)
     return models
 
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -90,7 +91,8 @@ def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:
         program = torch.onnx.export(
             module, inputs, dynamo=True, opset_version=OPSET, optimize=True, verbose=False
         )
-        model = program.model
+        # None comes only from the older exporter.
+        model = cast(torch.onnx.ONNXProgram, program).model
         unlimited = 1 << 62
         onnxscript.optimizer.optimize(
             model, input_size_limit=unlimited, output_size_limit=unlimited

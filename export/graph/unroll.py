@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from lpnsr.export.graph.builder import GraphBuilder
 from lpnsr.export.graph.composing import CATEGORY, Composer, constants
+from lpnsr.export.graph.values import name_of
 from lpnsr.kernels.recurrence import END, PICTURE, Step, drive
 from lpnsr.models.chain import Chain
 from lpnsr.models.families import Stage
@@ -54,7 +55,7 @@ def graph_inputs(preset: Preset) -> list[str]:
 
 def show(model: ir.Model) -> None:
     """Make `x_0` and every `category_k` that is in a graph an output of it."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
+    values = {name_of(value): value for node in model.graph for value in node.outputs}
     latents = [value for name, value in values.items() if name == LATENT]
     categories = [value for name, value in values.items() if name.startswith(CATEGORY)]
     model.graph.outputs.extend([*latents, *categories])

@@ -29,12 +29,32 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
     return value.shape.numpy()
 
 
-def content(value: ir.Value) -> np.ndarray:
-    """The content of a constant.
+def name_of(value: ir.Value) -> str:
+    """The name of a value.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if value.name is None:
+        raise ValueError("a value has no name")
+    return value.name
+
+
+def tensor(value: ir.Value) -> ir.TensorProtocol:
+    """The tensor of a constant.
 
     Raises:
         ValueError: the value is computed.
     """
     if value.const_value is None:
         raise ValueError(f"{value.name} is not constant")
-    return value.const_value.numpy()
+    return value.const_value
+
+
+def content(value: ir.Value) -> np.ndarray:
+    """The content of a constant.
+
+    Raises:
+        ValueError: the value is computed.
+    """
+    return tensor(value).numpy()

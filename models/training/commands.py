@@ -13,7 +13,9 @@ from torch import nn
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import CheckpointError, load_network
 from lpnsr.models.codecs import PixelCodec
+from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset, get_preset
+from lpnsr.models.swin_unet import SwinUNet
 from lpnsr.models.training.config import Config, StageConfig, load_config
 from lpnsr.models.training.degradations import PROCESSES
 from lpnsr.models.training.diffusion_stages import start_from_published
@@ -138,7 +140,8 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
         load_network(network, args.init, args.stage)
     else:
         start_from_zero(network)
-        if args.stage == "noise_predictor" and isinstance(chain.codec, PixelCodec):
+        rearranged = args.stage == "noise_predictor" and isinstance(chain.codec, PixelCodec)
+        if rearranged and isinstance(network, SwinUNet | PointwiseNet):
             start_with_detail(network, preset.scale)
     return chain
 

@@ -66,8 +66,7 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     network = chain.network(name)
     network.requires_grad_(True)
     calls: list[_Saved] = []
-    judged = [chain.network(role) for role in CALLED]
-    for part in {*judged, network} - {None}:
+    for part in map(chain.network, filter(chain.has, {*CALLED, name})):
         for method in ("forward", "decode"):
             if method in vars(type(part)):
                 setattr(part, method, partial(_counted, calls, getattr(part, method)))

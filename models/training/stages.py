@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.color import correct
-from lpnsr.models.families import denoise
+from lpnsr.models.families import Denoiser, denoise
 from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset
+from lpnsr.models.schedule import residual
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training import diffusion_stages
 from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
@@ -66,8 +68,8 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
     if config.checkpoint_activations:
-        for module in (chain.denoiser, chain.network("noise_predictor"), chain.codec):
-            _checkpoint_activations(module)
+        for role in filter(chain.has, ("denoiser", "noise_predictor", "autoencoder")):
+            _checkpoint_activations(chain.network(role))
     if config.straight_through:
         chain = chain.replaced(denoiser=_StraightThrough(chain.denoiser))
     if name == "denoiser":
@@ -112,7 +114,7 @@ def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfi
 class _StraightThrough(nn.Module):
     """A denoiser whose gradient is that of returning the state (Bengio et al., 2013)."""
 
-    def __init__(self, denoiser: SwinUNet) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.modulation = denoiser.modulation
@@ -132,7 +134,7 @@ def start_from_zero(network: nn.Module) -> None:
     if isinstance(network, SwinUNet | PointwiseNet):
         _, last = _ends(network)
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        nn.init.zeros_(last.get_parameter("bias"))
 
 
 def start_with_detail(network: SwinUNet | PointwiseNet, scale: int) -> None:
@@ -153,10 +155,10 @@ def start_with_detail(network: SwinUNet | PointwiseNet, scale: int) -> None:
     detail = DETAIL_GAIN * (torch.eye(3 * block) - mean)[: first.out_channels]
     with torch.no_grad():
         first.weight[: len(detail)] = 0
-        first.bias[: len(detail)] = 0
+        first.get_parameter("bias")[: len(detail)] = 0
         centre = first.kernel_size[0] // 2
         first.weight[: len(detail), : 3 * block, centre, centre] = detail
-        last.bias[3 * block :] = LEAST_LOGVAR
+        last.get_parameter("bias")[3 * block :] = LEAST_LOGVAR
 
 
 def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -164,12 +166,14 @@ def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
     if isinstance(network, PointwiseNet):
         return network.first, network.last
     last = network.conv_last if network.config.features else network.out[-1]
-    return network.input_blocks[0][0], last
+    # What a container holds has no type.
+    first = cast(nn.ModuleList, network.input_blocks[0])[0]
+    return cast(nn.Conv2d, first), cast(nn.Conv2d, last)
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     """ResShift's objective: x_0 from x_t = x_0 + eta·(y - x_0) + kappa·sqrt(eta)·eps, any t."""
-    schedule = chain.schedule
+    schedule = residual(chain.schedule)
     steps = schedule.reverse_steps()[::-1]
     with torch.no_grad():
         y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
@@ -224,7 +228,7 @@ def _whole_chain(chain: Chain, lr: Tensor) -> Tensor:
     return chain.codec.decode(chain.reverse(y, lr, y.new_zeros(chain.schedule.draws, *y.shape)))
 
 
-def _checkpoint_activations(module: nn.Module | None) -> None:
+def _checkpoint_activations(module: nn.Module) -> None:
     """Keep only the inputs of a network for the way back, and compute the rest again."""
     for name in ("forward", "decode"):
         if callable(method := getattr(module, name, None)) and name in vars(type(module)):

@@ -129,7 +129,7 @@ class _CudaSession(Session):
             self._binding.bind_ortvalue_input(name, self._values[name])
         self._binding.bind_ortvalue_output(self._names[2], self._values[self._names[2]])
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Session.run`."""
         lr_name, noise_name, sr_name = self._names
         try:
@@ -145,14 +145,14 @@ class _CudaSession(Session):
         except self._errors as error:
             raise_failure(error)
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same; a graph is computed in the precision that it asks for.
 
         Raises:
             PrecisionError: there is a higher one.
         """
         if set(self.manifest.precision.values()) <= {"fp32"}:
-            return self.run(lr, noise)
+            return self.run(lr, noise, **given)
         raise PrecisionError(
             "in fp16 or bf16 numbers went out of range; make a bundle with: "
             "lpnsr-export --precision fp32"

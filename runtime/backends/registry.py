@@ -96,10 +96,10 @@ class BackendInfo:
         limit = self.limit(manifest)
         if not limit:
             return
-        able = [
+        others = [
             i.name for i in BACKENDS.values() if i.device == self.device and not i.limit(manifest)
         ]
-        use = f"use --backend {able[0]}, or " if able else ""
+        use = f"use --backend {others[0]}, or " if others else ""
         option = f"--topology {self.topologies[0]}"
         if manifest.topology in self.topologies:
             option = f"--precision {' or '.join(self.stored)}"

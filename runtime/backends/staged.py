@@ -5,7 +5,7 @@ What passes between them is float32, by the names of `lpnsr.kernels.recurrence`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def upscale(
     steps: Sequence[Step],
     compute: Compute,
     values: Mapping[str, np.ndarray],
-    noise: Sequence[np.ndarray],
+    noise: Iterable[np.ndarray],
     threads: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Run the whole chain on one batch.
@@ -50,7 +50,7 @@ class _OnHost:
         self,
         compute: Compute,
         values: Mapping[str, np.ndarray],
-        noise: Sequence[np.ndarray],
+        noise: Iterable[np.ndarray],
         threads: int | None,
     ) -> None:
         self.values = dict(values)
@@ -62,10 +62,15 @@ class _OnHost:
         self.values |= zip(stage.outputs, outputs, strict=True)
 
     def update(self, step: Step, state: str, terms: Sequence[str]) -> None:
+        given = {name: self.values[name] for name in terms}
         self.values["state"], self.values["scaled"] = kernels.residual_shift(
             step,
             self.values[state],
-            **{name: self.values[name] for name in terms},
+            given.get("x0"),
+            y=given.get("y"),
+            mean=given.get("mean"),
+            logvar=given.get("logvar"),
+            weight=given.get("weight"),
             eps=next(self._draws) if step.noise else None,
             threads=self._threads,
         )

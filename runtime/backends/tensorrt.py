@@ -198,7 +198,7 @@ class TensorRtSession(Session):
         self.replay = Replay(device, tensors, chain.enqueue, cuda_graph)
         self._pictures = Pictures(device, self.replay, list(tensors.values()))
 
-    def run(self, lr: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch; see `Session.run`."""
         with self._turn():
             return self.replay.run(lr, noise)
