@@ -63,3 +63,27 @@ MICRO = Preset(
     latent_channels=3,
     multiple=8,
 )
+
+# Networks with attention on a latent that is a rearranged picture.
+_tiny_unet = partial(
+    SwinUNetConfig, multipliers=(1, 1), blocks=1, groups=8, head_channels=16, mlp_ratio=2
+)
+_tiny_builders = {
+    "pre_upsampler": partial(
+        SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)
+    ),
+    "denoiser": partial(SwinUNet, _tiny_unet(51, 48, channels=48, swin_channels=48, skip=True)),
+    "noise_predictor": partial(
+        SwinUNet,
+        _tiny_unet(99, 96, channels=64, multipliers=(1,), swin_channels=32, groups=0),
+    ),
+}
+TINY = Preset(
+    name="tiny",
+    schedule=Schedule(kappa=0.012, min_noise_level=0.9, etas_end=0.999),
+    networks={
+        role: Network(build, (f"{role}.safetensors",)) for role, build in _tiny_builders.items()
+    },
+    latent_channels=48,
+    multiple=16,
+)

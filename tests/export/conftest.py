@@ -1,7 +1,7 @@
 """Small models, their checkpoints and an exported bundle."""
 
 import pytest
-from small import random_model
+from small import TINY, random_model
 
 from lpnsr.export import pack
 from lpnsr.models import presets
@@ -12,8 +12,8 @@ SMALL, WIDE = (1, (16, 16)), (2, (16, 32))
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The built-in model's networks with random weights."""
-    return random_model(presets.get_preset("lpnsr-tiny"), tmp_path_factory.mktemp("tiny"))
+    """Networks with attention on a rearranged picture, with random weights."""
+    return random_model(TINY, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
