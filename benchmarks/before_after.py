@@ -49,20 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             crop = picture.crop((*corner, corner[0] + SIZE[0], corner[1] + SIZE[1]))
             large = crop.resize((width - GAP, height - GAP), Image.Resampling.NEAREST)
             sheet.paste(large, (column * width, row * height))
-    sheet.quantize(256, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    sheet.save(args.out, optimize=True)
 
 
 def _pairs(photos: Path) -> Iterator[Pair]:
     yield *_reduced(photos / "kodim15.png"), (300, 130)
     small, original = _reduced(photos / "kodim03.png")
-    yield _old_jpeg(small), original, (390, 100)
+    yield _old_jpeg(small), original, (250, 215)
     page = _lettering()
     yield (
         page.resize((page.width // SCALE, page.height // SCALE), Image.Resampling.BOX),
         page,
         (8, 8),
     )
-    yield *_reduced(photos / "kodim19.png"), (330, 110)
+    yield *_reduced(photos / "kodim19.png"), (250, 330)
 
 
 def _reduced(photo: Path) -> tuple[Image.Image, Image.Image]:
