@@ -9,8 +9,9 @@ file; each takes its own from it. A trained encoder is a file of the encoder's k
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +77,10 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution."""
+    """Residual blocks of one resolution; all levels but the last change it after them."""
+
+    downsamplers: nn.ModuleList
+    upsamplers: nn.ModuleList
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int) -> None:
         super().__init__()
@@ -107,7 +111,7 @@ class Encoder(nn.Module):
     def forward(self, picture: Tensor, shifts: list[Tensor]) -> Tensor:
         """(B, 3, 8h, 8w) -> (B, 2·latent_channels, h, w); adds a shift to what each level gives."""
         x = self.conv_in(picture)
-        for level, shift in zip(self.down_blocks, shifts, strict=True):
+        for level, shift in zip(_levels(self.down_blocks), shifts, strict=True):
             x = level.resnets(x) + shift
             if hasattr(level, "downsamplers"):
                 x = level.downsamplers[0](x)
@@ -134,7 +138,7 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """(B, latent_channels, h, w) -> (B, 3, 8h, 8w)."""
         x = self.mid_block(self.conv_in(latent))
-        for level in self.up_blocks:
+        for level in _levels(self.up_blocks):
             x = level.resnets(x)
             if hasattr(level, "upsamplers"):
                 x = level.upsamplers[0](x)
@@ -197,6 +201,11 @@ class KLDecoder(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """(B, latent_channels, h, w), scaled -> (B, 3, 8h, 8w), about [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(latent / self.config.scaling))
+
+
+def _levels(blocks: nn.ModuleList) -> Iterable[Level]:
+    # What a container holds has no type.
+    return cast(Iterable[Level], blocks)
 
 
 def _without(weights: Mapping[str, Tensor], others: tuple[str, ...]) -> dict[str, Tensor]:

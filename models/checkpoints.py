@@ -44,8 +44,8 @@ def load_weights(
     """Load the weights that were read from `file`; arguments and errors as of `load_network`."""
     expected = network.state_dict()
     weights = {key: value for key, value in weights.items() if not key.endswith(BUFFERS)}
-    if hasattr(network, "own"):
-        weights = network.own(weights)
+    if (own := getattr(network, "own", None)) is not None:
+        weights = own(weights)
     problems = [
         *_listed("missing", [key for key in expected if key not in weights]),
         *_listed("unexpected", [key for key in weights if key not in expected]),

@@ -6,8 +6,9 @@ Sources: Rombach et al., Latent Diffusion (2022); Sauer et al., Adversarial Diff
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class DiffusionUNetConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a picture's tokens to themselves or to those of a context."""
+    """Multi-head attention of a picture's tokens to themselves."""
 
     def __init__(self, channels: int, context: int, head_channels: int) -> None:
         super().__init__()
@@ -51,7 +52,11 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.attend(tokens, self.to_k(tokens), self.to_v(tokens))
+
+    def attend(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, N, C), key and value (B or 1, M, C) -> (B, N, C)."""
         return self.to_out[0](attend(self.to_q(tokens), key, value, self.heads))
 
@@ -74,7 +79,7 @@ class CrossAttention(Attention):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        return super().forward(tokens, self.key, self.value)
+        return self.attend(tokens, self.key, self.value)
 
 
 class GEGLU(nn.Module):
@@ -105,8 +110,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        normed = self.norm1(tokens)
-        tokens = tokens + self.attn1(normed, self.attn1.to_k(normed), self.attn1.to_v(normed))
+        tokens = tokens + self.attn1(self.norm1(tokens))
         tokens = tokens + self.attn2(self.norm2(tokens))
         return tokens + self.ff["net"](self.norm3(tokens))
 
@@ -130,6 +134,9 @@ class Transformer(nn.Module):
 
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by a transformer where the level has any."""
+
+    downsamplers: nn.ModuleList
+    upsamplers: nn.ModuleList
 
     def __init__(
         self,
@@ -234,7 +241,7 @@ class DiffusionUNet(nn.Module):
         shifts = iter(modulation)
         x = self.conv_in(latent)
         skips = [x]
-        for level in self.down_blocks:
+        for level in _levels(self.down_blocks):
             for number in range(len(level.resnets)):
                 x = level.layer(number, x, shifts)
                 skips.append(x)
@@ -242,12 +249,17 @@ class DiffusionUNet(nn.Module):
                 x = level.downsamplers[0](x)
                 skips.append(x)
         x = self.mid_block(x, shifts)
-        for level in self.up_blocks:
+        for level in _levels(self.up_blocks):
             for number in range(len(level.resnets)):
                 x = level.layer(number, torch.cat([x, skips.pop()], dim=1), shifts)
             if hasattr(level, "upsamplers"):
                 x = level.upsamplers[0](x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def _levels(blocks: nn.ModuleList) -> Iterable[Level]:
+    # What a container holds has no type.
+    return cast(Iterable[Level], blocks)
 
 
 def _block(in_channels: int, out_channels: int, config: DiffusionUNetConfig) -> ResnetBlock:

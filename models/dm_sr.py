@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lpnsr.kernels.recurrence import DENOISE, END, PICTURE, START
 from lpnsr.models.diffusion_unet import DiffusionUNet
-from lpnsr.models.families import Stage, apply, decode
+from lpnsr.models.families import Codec, Stage, apply, decode
 from lpnsr.models.text_tower import TextTower
 
 TRAINED_STEPS = 1000
@@ -46,6 +46,9 @@ class Decomposition(nn.Module):
     Args:
         steps: of the whole chain. The k-th from the end is at k/steps of the estimated timestep.
     """
+
+    signal: Tensor
+    noise: Tensor
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -183,6 +186,6 @@ def decompose(
     return decomposition(unet, state, estimate, *told)
 
 
-def _decode(decoder: nn.Module, state: Tensor) -> Tensor:
+def _decode(decoder: Codec, state: Tensor) -> Tensor:
     latent, _ = state.chunk(2, dim=1)
     return decode(decoder, latent)

@@ -19,7 +19,7 @@ from lpnsr.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from lpnsr.models.dm_sr import Decomposition, FixedTimestep, dm_sr
 from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
 from lpnsr.models.pointwise import PointwiseConfig, PointwiseNet
-from lpnsr.models.schedule import OneStep, Refinement, Schedule, residual
+from lpnsr.models.schedule import OneStep, Refinement, Schedule, refinement, residual
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
 from lpnsr.models.text_tower import TextTower, TextTowerConfig
@@ -151,13 +151,19 @@ STAND_INS: Mapping[str, Callable[[Preset], nn.Module]] = {
     "autoencoder": lambda preset: PixelCodec(preset.scale),
     "noise_weight": lambda preset: _noise_weight(residual(preset.schedule)),
     "decomposition": lambda preset: Decomposition(preset.schedule.steps),
-    "timestep_estimator": lambda preset: FixedTimestep(preset.schedule.timestep),
+    "timestep_estimator": lambda preset: _fixed_timestep(refinement(preset.schedule)),
 }
 """Role -> what plays it without training."""
 
 
 def _noise_weight(schedule: Schedule) -> NoiseWeight:
     return NoiseWeight(schedule.least_weight, schedule.full_difference)
+
+
+def _fixed_timestep(schedule: Refinement) -> FixedTimestep:
+    if schedule.timestep is None:
+        raise TypeError("without a timestep estimator, this needs a timestep")
+    return FixedTimestep(schedule.timestep)
 
 
 def get_preset(name: str) -> Preset:

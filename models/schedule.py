@@ -194,6 +194,17 @@ def residual(schedule: Schedule | OneStep | Refinement) -> Schedule:
     return schedule
 
 
+def refinement(schedule: Schedule | OneStep | Refinement) -> Refinement:
+    """A schedule, for what only refinement knows.
+
+    Raises:
+        TypeError: it is none of refinement.
+    """
+    if not isinstance(schedule, Refinement):
+        raise TypeError("this needs a schedule of refinement")
+    return schedule
+
+
 def _with_noise(step: Step, kind: str) -> Step:
     noise = 0.0 if kind == "zero" else step.noise
     return replace(step, noise=noise, predicted=kind == "predicted" and noise > 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -109,12 +110,15 @@ class TextTower(nn.Module):
 
     def forward(self) -> Tensor:
         """The prompt's embedding, (1, length, channels)."""
-        embeddings, length = self.text_model["embeddings"], self.config.length
-        positions = embeddings["position_embedding"].weight
+        length = self.config.length
+        # What a container holds has no type.
+        embeddings = cast(nn.ModuleDict, self.text_model["embeddings"])
+        encoder = cast(nn.ModuleDict, self.text_model["encoder"])
+        positions = embeddings["position_embedding"].get_parameter("weight")
         ids = torch.zeros(length, dtype=torch.int64, device=positions.device)
         ids[: len(self.config.prompt)] = torch.tensor(self.config.prompt)
         tokens = (embeddings["token_embedding"](ids) + positions)[None]
         mask = torch.full((length, length), float("-inf"), device=positions.device).triu(1)
-        for layer in self.text_model["encoder"]["layers"]:
+        for layer in cast(nn.ModuleList, encoder["layers"]):
             tokens = layer(tokens, mask)
         return self.text_model["final_layer_norm"](tokens)

@@ -26,6 +26,9 @@ class TimestepEstimator(nn.Module):
         widths: of the five blocks.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 512, 512)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -38,8 +41,8 @@ class TimestepEstimator(nn.Module):
         self.features = nn.Sequential(*layers[:-1])
         self.head = nn.Linear(channels, TIMESTEPS)
         for name, values in (("mean", MEAN), ("std", STD)):
-            values = torch.tensor(values)[:, None, None]
-            self.register_buffer(name, values, persistent=False)
+            buffer = torch.tensor(values)[:, None, None]
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, picture: Tensor) -> Tensor:
         """The timestep, not rounded.

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from lpnsr.models.dm_sr import TRAINED_STEPS
 from lpnsr.models.presets import Preset, PresetError
-from lpnsr.models.schedule import residual
+from lpnsr.models.schedule import refinement, residual
 
 
 def vary(
@@ -101,7 +101,8 @@ def _at_timestep(preset: Preset, timestep: int) -> Preset:
         raise PresetError(
             f"{preset.name} has no timestep {timestep}; take one from 0 to {TRAINED_STEPS - 1}"
         )
-    preset = replace(preset, schedule=replace(preset.schedule, timestep=timestep))
+    schedule = replace(refinement(preset.schedule), timestep=timestep)
+    preset = replace(preset, schedule=schedule)
     return _without(preset, "timestep_estimator")
 
 

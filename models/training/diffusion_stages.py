@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from lpnsr.models.autoencoder_kl import KLEncoder
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import load_weights, read_weights
-from lpnsr.models.dm_sr import decompose
+from lpnsr.models.diffusion_unet import DiffusionUNet
+from lpnsr.models.dm_sr import Decomposition, decompose
+from lpnsr.models.text_tower import TextTower
 from lpnsr.models.timestep_estimator import TIMESTEPS
 from lpnsr.models.training.losses import perceptual_loss
 
@@ -39,11 +42,11 @@ def estimation(chain: Chain, distance: nn.Module, lr: Tensor, hr: Tensor) -> tup
     Returns:
         two tensors (B,).
     """
-    picture = chain.pre_upsampler(lr)
+    picture = chain.network("pre_upsampler")(lr)
     with torch.no_grad():
         pairs = zip(picture.split(1), hr.split(1), strict=True)
         far = torch.stack([distance(*pair).mean() for pair in pairs])
-    return chain.timestep_estimator(picture) / TIMESTEPS, far.clamp(0, 1)
+    return chain.network("timestep_estimator")(picture) / TIMESTEPS, far.clamp(0, 1)
 
 
 def encoding(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,17 +60,16 @@ def encoding(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor, Tens
     Returns:
         two latents, and the terms of equations 7 and 8 together, weighted.
     """
-    picture = chain.pre_upsampler(lr)
+    picture = chain.network("pre_upsampler")(lr)
     with torch.no_grad():
-        timestep = chain.timestep_estimator(picture).float().round()
-        clean = chain.published_encoder(hr, torch.zeros_like(timestep)).float()
-    noisy = chain.encoder(picture, timestep)
-    decomposition = chain.decomposition
+        timestep = chain.network("timestep_estimator")(picture).float().round()
+        clean = chain.network("published_encoder")(hr, torch.zeros_like(timestep)).float()
+    noisy = chain.network("encoder")(picture, timestep)
+    decomposition, unet = _decomposition(chain), denoiser(chain)
     told = decomposition.modulation(timestep.new_full((1,), decomposition.steps))
     state = decomposition.start(noisy)
-    found, noise = decompose(
-        decomposition, chain.denoiser, chain.text_encoder, state, timestep, told
-    ).chunk(2, dim=1)
+    prompt = text_encoder(chain)
+    found, noise = decompose(decomposition, unet, prompt, state, timestep, told).chunk(2, dim=1)
     predict = partial(_predict, chain)
     with torch.no_grad():
         anywhere = torch.randint(1, TIMESTEPS + 1, timestep.shape, device=lr.device)
@@ -88,8 +90,25 @@ def steer(values: Tensor, gradient: Tensor) -> Tensor:
 
 def _predict(chain: Chain, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
     """The noise that the denoiser finds in a clean latent after noise was added (equation 6)."""
-    noisy = chain.decomposition.noisy(clean, noise, timestep)
-    return chain.denoiser(noisy, chain.denoiser.modulation(timestep))
+    unet = denoiser(chain)
+    return unet(_decomposition(chain).noisy(clean, noise, timestep), unet.modulation(timestep))
+
+
+# The networks of a chain have no type of their own; those of DM-SR's are always these.
+
+
+def denoiser(chain: Chain) -> DiffusionUNet:
+    """The denoiser of a chain of DM-SR."""
+    return cast(DiffusionUNet, chain.network("denoiser"))
+
+
+def text_encoder(chain: Chain) -> TextTower:
+    """The text encoder of a chain of DM-SR."""
+    return cast(TextTower, chain.network("text_encoder"))
+
+
+def _decomposition(chain: Chain) -> Decomposition:
+    return cast(Decomposition, chain.network("decomposition"))
 
 
 def distance(device: torch.device) -> nn.Module:
@@ -113,7 +132,7 @@ def start_from_published(chain: Chain, file: Path) -> None:
     Raises:
         CheckpointError: the file is missing, unreadable or of another network.
     """
-    encoder: KLEncoder = chain.encoder
+    encoder = cast(KLEncoder, chain.network("encoder"))
     fresh = encoder.time_projections.state_dict(prefix="time_projections.")
     load_weights(encoder, {**read_weights(file), **fresh}, file, "encoder")
     chain.published_encoder = copy.deepcopy(encoder)

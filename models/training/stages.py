@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.color import correct
-from lpnsr.models.families import Denoiser, denoise
+from lpnsr.models.families import Codec, Denoiser, denoise
 from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset
 from lpnsr.models.schedule import residual
@@ -97,16 +97,18 @@ def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfi
             )
         distance = diffusion_stages.distance(device)
         predict = partial(diffusion_stages.estimation, chain, distance)
-        return Stage(network, predict, nn.Identity(), chain.pre_upsampler)
+        return Stage(network, predict, nn.Identity(), chain.network("pre_upsampler"))
     with torch.no_grad():  # here and not under autocast, as it is kept
-        chain.denoiser.attend_to(chain.text_encoder())
+        unet = diffusion_stages.denoiser(chain)
+        unet.attend_to(diffusion_stages.text_encoder(chain)())
+    decoder = chain.network("decoder")
     if config.checkpoint_activations:
-        for module in (chain.denoiser, network, chain.decoder):
+        for module in (unet, network, decoder):
             _checkpoint_activations(module)
     return Stage(
         network,
         partial(diffusion_stages.encoding, chain),
-        chain.decoder.decode,
+        cast(Codec, decoder).decode,
         lambda lr: chain(lr, lr.new_empty(0)),
     )
 

@@ -20,7 +20,7 @@ class Impatient(H11Protocol):
 
     _seen: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to watch a new connection."""
         super().connection_made(transport)
         self.loop.call_later(_PATIENCE, self._look)
