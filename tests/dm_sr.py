@@ -5,7 +5,7 @@ from functools import partial
 
 from lpnsr.models.autoencoder_kl import AutoencoderKLConfig, KLDecoder, KLEncoder
 from lpnsr.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
-from lpnsr.models.presets import get_preset
+from lpnsr.models.presets import Tolerance, get_preset
 from lpnsr.models.text_tower import TextTower, TextTowerConfig
 from lpnsr.models.timestep_estimator import TimestepEstimator
 
@@ -25,4 +25,6 @@ PRESET = replace(
     _FULL,
     name="micro-dmsr",
     networks={role: replace(_FULL.networks[role], build=build) for role, build in BUILDERS.items()},
+    # A few random channels do not average their rounding as many trained ones do.
+    tolerance=Tolerance(psnr_bf16=30.0, x0_bf16=0.1),
 )

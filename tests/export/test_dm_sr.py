@@ -82,8 +82,8 @@ def test_variants(variant, topology, tmp_path):
 def test_narrow_stages(model, tmp_path, precision):
     bundle = pack.pack(model.chain, PRESET, [SMALL], tmp_path / "bundle", precision=precision)
     types = bundle.manifest.precision
-    assert types["estimator"] == types["upsampler"] == "float32"
-    assert types["denoiser"] == ("bfloat16" if precision == "bf16" else "float16")
+    assert types["estimator"] == types["upsampler"] == "fp32"
+    assert types["denoiser"] == ("bf16" if precision == "bf16" else "fp16")
 
 
 def test_the_manifest_can_be_read_again(bundle):
