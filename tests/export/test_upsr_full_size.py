@@ -77,5 +77,6 @@ def sort_as_recorded(graph, orders):
 def test_a_photograph(bundle, tmp_path):
     photo = Image.open(REFERENCE.parent / "photos" / "kodim03.png").crop((200, 100, 250, 140))
     photo.save(tmp_path / "in.png")
-    command("runtime", tmp_path / "in.png", "-o", tmp_path / "out.png", "--model", bundle.path)
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    command("runtime.command", source, "-o", target, "--model", bundle.path)
     assert Image.open(tmp_path / "out.png").size == (200, 160)

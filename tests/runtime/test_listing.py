@@ -103,4 +103,4 @@ def test_the_built_in_model_has_its_name(home):
 def test_names_are_those_of_presets():
     presets = pytest.importorskip("lpnsr.models.presets").PRESETS
     own = {name for name, preset in presets.items() if preset.weights}
-    assert {*presets} - own - {"upsr-light"} == set(listing.PUBLISHED)
+    assert {*presets} - own - {"upsr-light", "dmsr"} == set(listing.PUBLISHED)
