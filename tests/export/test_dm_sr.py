@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from dm_sr import PRESET
+from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -18,6 +19,8 @@ from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
 SMALL, WIDE = (1, (16, 16)), (2, (16, 32))
+
+VARIANTS = [{"steps": 2}, {"timestep": 250}, {"steps": 3, "timestep": 77}]
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +65,8 @@ def test_a_picture_of_one_tile(model, bundle):
     assert np.abs(found - eager(model.chain, picture)).max() <= 1
 
 
-@pytest.mark.parametrize("variant", [{"steps": 2}, {"timestep": 250}, {"steps": 3, "timestep": 77}])
-@pytest.mark.parametrize("topology", ["unrolled", "staged"])
+@pytest.mark.parametrize("variant", slow_but(VARIANTS[-1:], VARIANTS))
+@pytest.mark.parametrize("topology", slow_but(["unrolled"], ["unrolled", "staged"]))
 def test_variants(variant, topology, tmp_path):
     preset = vary(PRESET, **variant)
     model = random_model(preset, tmp_path)
@@ -78,6 +81,7 @@ def test_variants(variant, topology, tmp_path):
     verify_bundle(Bundle.open(bundle.path), model.weights, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "mixed"])
 def test_narrow_stages(model, tmp_path, precision):
     bundle = pack.pack(model.chain, PRESET, [SMALL], tmp_path / "bundle", precision=precision)
