@@ -187,8 +187,10 @@ def _verified(
         graph = verify(chain, preset, types, folder, graph)
     except ParityError as error:
         raise ParityError(f"{error}; no bundle was written") from error
+    stages = {stage: dict(figures) for stage, figures in graph.stage_parity.items()}
     for stage, value in largest.items():
-        graph.stage_parity[stage]["largest"] = value
+        stages[stage]["largest"] = value
+    graph = dataclasses.replace(graph, stage_parity=stages)
     if label(types) == "fp32" and not graph.stages:
         graph = verify_in_openvino(chain, preset, graph, models[0], exported.decoder, folder)
     return graph

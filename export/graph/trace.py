@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lpnsr.export.graph import passes
 from lpnsr.export.graph.precision import MixedPrecision, narrowed
+from lpnsr.kernels.recurrence import Step
 from lpnsr.models.categories import watched
 from lpnsr.models.chain import Chain
 from lpnsr.models.families import Stage
@@ -76,13 +77,23 @@ def trace_stage(
     stage = chain.stage(name)
     inputs = [torch.zeros(preset.shape(value, batch, tile)) for value in stage.inputs]
     step = chain.updates()[0]
-    # Once in float32: window tables that exist before tracing become constants of the graph. The
-    # narrow form needs the same ones, and processors take minutes over float16 convolutions.
+    _fill_window_tables(chain, stage, step, inputs)
     with torch.no_grad():
-        chain.compute(stage, step, *inputs)
         told = chain.told(stage, step)
     module = _Traced(stage, chain.networks(stage), getattr(torch, dtype))
     return trace(module, (*inputs, *told))
+
+
+def _fill_window_tables(
+    chain: Chain, stage: Stage, step: Step, inputs: Sequence[torch.Tensor]
+) -> None:
+    """Compute a stage once in float32, for the tables that attention keeps for each size.
+
+    Those that exist before tracing become constants of the graph. The narrow form needs the same
+    ones, and processors take minutes over float16 convolutions.
+    """
+    with torch.no_grad():
+        chain.compute(stage, step, *inputs)
 
 
 def trace(module: nn.Module, inputs: tuple[object, ...]) -> ir.Model:
