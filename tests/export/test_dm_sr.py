@@ -7,7 +7,6 @@ import onnx
 import pytest
 import torch
 from dm_sr import PRESET
-from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -19,8 +18,6 @@ from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
 
 SMALL, WIDE = (1, (16, 16)), (2, (16, 32))
-
-VARIANTS = [{"steps": 2}, {"timestep": 250}, {"steps": 3, "timestep": 77}]
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +62,9 @@ def test_a_picture_of_one_tile(model, bundle):
     assert np.abs(found - eager(model.chain, picture)).max() <= 1
 
 
-@pytest.mark.parametrize("variant", slow_but(VARIANTS[-1:], VARIANTS))
-@pytest.mark.parametrize("topology", slow_but(["unrolled"], ["unrolled", "staged"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [{"steps": 2}, {"timestep": 250}, {"steps": 3, "timestep": 77}])
+@pytest.mark.parametrize("topology", ["unrolled", "staged"])
 def test_variants(variant, topology, tmp_path):
     preset = vary(PRESET, **variant)
     model = random_model(preset, tmp_path)
