@@ -1,6 +1,6 @@
 """The README's picture: `python -m lpnsr.benchmarks.before_after tests/photos OUT`.
 
-Four pictures that the model has not seen, reduced to a quarter, each upscaled by bicubic
+Four pictures that the model was not trained on, reduced to a quarter, each upscaled by bicubic
 interpolation, the built-in model and Real-ESRGAN x4plus, and the original; crops at twice their
 size. The second is saved as an old JPEG in between, the third is lettering.
 """
