@@ -5,7 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lpnsr.benchmarks import cli as benchmarks
 from lpnsr.models.training import cli as training
@@ -37,6 +39,24 @@ def test_the_python_example_runs(monkeypatch):
     exec(block("python", "Upscaler"), names)
     height, width, _ = names["small"].shape
     assert names["large"].shape == (4 * height, 4 * width, 3)
+
+
+def test_the_runtimes_examples_run(tmp_path, monkeypatch):
+    with Image.open(ROOT / "tests/photos/lighthouse_small.png") as image:
+        image.convert("RGB").crop((0, 0, 60, 40)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "runtime/README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 3
+    names = {}
+    for example in examples:
+        exec(example, names)
+    with Image.open("large.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), names["same"])
+    assert (names["double"].shape, names["double"].dtype) == ((3, 96, 128, 3), np.uint8)
+    assert names["large"].shape == (3, 192, 256) and names["large"].min() >= 0
+    assert names["large"].max() <= 1 and str(names["large"].dtype) == "torch.float32"
+    assert [type(each) for each in names["several"]] == [np.ndarray, Image.Image]
 
 
 @pytest.mark.slow

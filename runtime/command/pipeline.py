@@ -158,7 +158,7 @@ class _Line:
                 self._unwritten.put(None)
             raise PipelineError(
                 f"the system refuses to start threads ({error}); close other programs or raise the "
-                "process limit (ulimit -u)"
+                "limits of processes and address space (ulimit -u, -v)"
             ) from error
 
     def outcomes(self) -> Iterator[Outcome]:
