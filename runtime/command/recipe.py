@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class Recipe:
         """
         pixels = picture.pixels
         size = pixels.shape[:2]
-        options = {
+        options: dict[str, Any] = {
             "seed": self.seed,
             "deterministic": self.deterministic,
             "color_fix": self.color_fix,

@@ -86,7 +86,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=NAME, description="Make pictures up to four times as large, over HTTP and on a page."
+        prog=NAME,
+        description="Make pictures up to four times as large, over HTTP and on a page.",
+        epilog="exit codes: 2 bad input, or the server cannot start; 130, 143 ended by Ctrl-C or "
+        "SIGTERM",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
