@@ -66,9 +66,7 @@ def _advice(preset: Preset, folder: Path | None, missing: Sequence[str]) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}; name that of {names} with --weights DIR"
     roles = _listed(missing)
-    return (
-        f"{folder} has no checkpoint of the {roles}: put {names} there, or give {options}"
-    )
+    return f"{folder} has no checkpoint of the {roles}: put {names} there, or give {options}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -60,16 +60,22 @@ def test_the_runtimes_examples_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("file", "title"),
+    [("README.md", "The built-in model"), ("runtime/README.md", "Other scales than 4")],
+)
+def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys, file, title):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "brisque", None)  # the README goes without it
-    for command in block("sh", "lpnsr-bench quality").splitlines():
+    monkeypatch.setitem(sys.modules, "brisque", None)  # the READMEs go without it
+    text = (ROOT / file).read_text(encoding="utf-8")
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    (commands,) = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    for command in commands.splitlines():
         name, *words = shlex.split(command)
         found = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in words]
         main = {"lpnsr-bench": benchmarks.main, "lpnsr-train": training.main}[name]
         assert main([word for words in found for word in words]) == 0
     printed = rows(capsys.readouterr().out)
-    section = README.split("## The built-in model")[1].split("\n## ")[0]
     for ours, theirs in zip(printed, rows(section), strict=True):
         for our, their in zip(ours, theirs, strict=True):
             value = re.fullmatch(r"([-+]?[\d.]+)(%| dB|)", our)

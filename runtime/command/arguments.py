@@ -157,7 +157,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         type=scale,
         default=4.0,
         metavar="X",
-        help="1 to 4, any number; less than 4 is upscaled x4 and reduced (default: 4)",
+        help="1 to 4, any number; less than 4 is upscaled x4 and reduced, for as much work "
+        "(default: 4)",
     )
     add("--width", type=positive, metavar="PIXELS", help="reduce wider outputs to this")
     add("--height", type=positive, metavar="PIXELS", help="reduce higher outputs to this")

@@ -321,7 +321,8 @@ class _Line:
         except Dropped:
             return None
         except (*DAMAGE, MemoryError, zlib.error) as error:
-            reason = str(error) or "not enough memory"
+            # Without the name that the file has until it is complete.
+            reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
             outcome.error, outcome.cause = f"cannot write {target}: {reason}", error
         finally:
             channel.drain()
