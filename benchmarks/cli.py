@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import NoReturn
 
 COMMANDS = {
     "quick": "this machine with the built-in model, in every engine",
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return module.run(args)
     except KeyboardInterrupt:
         return 130
+    except ImportError as error:  # of what only measuring needs
+        _refuse(args.command, error, parser)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"lpnsr-bench {args.command}: {error}", file=sys.stderr)
         return 2
@@ -57,7 +60,11 @@ def _load(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     try:
         return import_module(f"lpnsr.benchmarks.{name}")
     except ImportError as error:
-        parser.exit(2, f"{parser.prog} {name}: {error}; run: pip install 'lpnsr[bench]'\n")
+        _refuse(name, error, parser)
+
+
+def _refuse(name: str, error: ImportError, parser: argparse.ArgumentParser) -> NoReturn:
+    parser.exit(2, f"{parser.prog} {name}: {error}; run: pip install 'lpnsr[bench]'\n")
 
 
 if __name__ == "__main__":

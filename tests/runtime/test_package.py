@@ -6,7 +6,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import lpnsr
 from lpnsr.runtime.upscaler import Upscaler
@@ -114,3 +116,19 @@ main(["quality", "--help"])
 """
     found = python("-c", script)
     assert "PSNR, SSIM and perceptual metrics" in found and "--reduce" in found
+
+
+def test_a_package_that_measuring_needs_is_named(tmp_path):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    script = """
+import sys
+sys.modules["skimage"] = None
+from lpnsr.benchmarks.cli import main
+main(["quality", "a.png", "--reduce"])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    (line,) = found.stderr.splitlines()
+    assert found.returncode == 2 and line.startswith("lpnsr-bench quality: import of skimage")
+    assert line.endswith("run: pip install 'lpnsr[bench]'")
