@@ -11,7 +11,6 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 
 import cv2
-from isal import isal_zlib
 
 from lpnsr.runtime.command.channels import Channel, Dropped, Room, Timed
 from lpnsr.runtime.command.jobs import Job
@@ -320,7 +319,7 @@ class _Line:
             outcome.sha256 = formats.write(target, self._pipeline.kind, bands, spec)
         except Dropped:
             return None
-        except (*DAMAGE, MemoryError, isal_zlib.error) as error:
+        except (*DAMAGE, MemoryError) as error:
             reason = str(error) or "not enough memory"
             outcome.error, outcome.cause = f"cannot write {target}: {reason}", error
         finally:
