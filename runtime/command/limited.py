@@ -16,6 +16,8 @@ from types import FrameType
 _GRACE = 30
 """Seconds for the child to end after it was asked to."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 ADVICE = "raise the limit of address space (ulimit -v)"
 
 
@@ -40,8 +42,11 @@ def guarded(name: str, run: Callable[[], int]) -> int:
         that ended it.
     """
     outlet, inlet = os.pipe()
+    # None is lost before it can be forwarded.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     child = os.fork()
     if not child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(outlet)
         _report(inlet, name, run)
     os.close(inlet)
@@ -53,8 +58,9 @@ def guarded(name: str, run: Callable[[], int]) -> int:
         signal.alarm(_GRACE)
 
     signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child, signal.SIGKILL))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     with open(outlet, "rb") as file:
         answer = file.read()
     _, status = os.waitpid(child, 0)
