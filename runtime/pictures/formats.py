@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -271,7 +271,7 @@ class _Through(io.BufferedIOBase):
 def _write_jpeg(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
     details = layout.metadata
     _whole(bands, layout).save(
-        _Through(stream),
+        cast(IO[bytes], _Through(stream)),  # of which Pillow takes only what it has
         "JPEG",
         quality=layout.quality,
         exif=exif_bytes(details.tags(layout.size)),
