@@ -137,6 +137,15 @@ BACKENDS = {
             whole=True,
         ),
         BackendInfo(
+            "onnxruntime-winograd",
+            "ONNX Runtime with Winograd convolutions",
+            module="onnxruntime_winograd",
+            device="cpu",
+            precisions=("fp32",),
+            stored=("fp32", "fp16"),
+            whole=True,
+        ),
+        BackendInfo(
             "openvino",
             "OpenVINO",
             module="openvino",
