@@ -29,9 +29,7 @@ using namespace lpnsr;
 namespace {
 
 constexpr size_t kAlignment = 64;
-// From so many pairs of channels on, transformed weights do not stay in the L2 cache: more tiles
-// at a time then share what is read of them.
-constexpr size_t kManyPairs = 192 * 192, kFewPanels = 1, kManyPanels = 4;
+constexpr size_t kPanels = 1, kPanelsOfLarge = 4;  // of tiles at a time
 
 struct Free {
   void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t(kAlignment)); }
@@ -68,10 +66,7 @@ class Division {
  public:
   Division(const Kernel& kernel, const Layer& layer, size_t batch, size_t threads)
       : layer_(layer), tiles_((layer.width + 3) / 4 * ((layer.height + 3) / 4)) {
-    const bool many = layer.in_channels * layer.out_channels >= kManyPairs;
-    size_t panels = many ? kManyPanels : kFewPanels;
-    while (panels > 1 && batch * divided(tiles_, panels * kernel.tiles) < threads) panels /= 2;
-    block_ = panels * kernel.tiles;
+    block_ = (layer.is_large() ? kPanelsOfLarge : kPanels) * kernel.tiles;
     // Without enough blocks for all threads, some make other channels of the same block.
     const size_t groups = divided(layer.out_channels, kernel.channels);
     const size_t wanted = divided(threads, batch * divided(tiles_, block_));
@@ -125,24 +120,18 @@ struct Batch {
 };
 
 // Transformed weights, which all operators of a session share that have the same weights.
-class Weights {
- public:
-  static std::shared_ptr<Weights> of(const Kernel& kernel, const Layer& layer, const float* given) {
-    static std::mutex mutex;
-    static std::map<const float*, std::weak_ptr<Weights>> known;
-    const std::lock_guard<std::mutex> lock(mutex);
-    for (auto entry = known.begin(); entry != known.end();)
-      entry = entry->second.expired() ? known.erase(entry) : std::next(entry);
-    if (auto found = known[given].lock()) return found;
-    auto made = std::make_shared<Weights>();
-    made->packed = floats(kernel.packed_size(layer));
-    kernel.pack(layer, given, made->packed.get());
-    known[given] = made;
-    return made;
-  }
-
-  Floats packed;
-};
+std::shared_ptr<float> packed_weights(const Kernel& kernel, const Layer& layer) {
+  static std::mutex mutex;
+  static std::map<const float*, std::weak_ptr<float>> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (auto entry = known.begin(); entry != known.end();)
+    entry = entry->second.expired() ? known.erase(entry) : std::next(entry);
+  if (const auto found = known[layer.weights].lock()) return found;
+  const std::shared_ptr<float> made(floats(kernel.packed_size(layer)).release(), Free());
+  kernel.pack(layer, made.get());
+  known[layer.weights] = made;
+  return made;
+}
 
 class Operator {
  public:
@@ -154,7 +143,7 @@ class Operator {
     in_channels_ = size_t(shape[1]);
     if (shape[2] != 3 || shape[3] != 3 || constant(info, 2, &bias_) != std::vector{shape[0]})
       throw std::runtime_error("its weights are not (out, in, 3, 3) and (out,)");
-    transformed_ = Weights::of(kernel_, layer(0, 0), weights_);
+    if (!layer(0, 0).is_large()) packed_ = packed_weights(kernel_, layer(0, 0));
   }
 
   void compute(KernelContext* context) const {
@@ -202,8 +191,7 @@ class Operator {
   }
 
   Layer layer(size_t height, size_t width) const {
-    const float* packed = transformed_ ? transformed_->packed.get() : nullptr;
-    return {in_channels_, out_channels_, height, width, packed, bias_, slope_};
+    return {in_channels_, out_channels_, height, width, weights_, packed_.get(), bias_, slope_};
   }
 
   const Value* input(KernelContext* context, size_t index) const {
@@ -246,7 +234,7 @@ class Operator {
   float slope_ = 1.0f;
   size_t in_channels_ = 0, out_channels_ = 0;
   const float *weights_ = nullptr, *bias_ = nullptr;
-  std::shared_ptr<Weights> transformed_;
+  std::shared_ptr<float> packed_;
 };
 
 const Api* api_of_process = nullptr;
@@ -325,9 +313,9 @@ LPNSR_EXPORT int lpnsr_winograd(size_t lanes, size_t threads, size_t in_channels
                                 const float* residual, float* y) {
   const Kernel* kernel = kernel_for(lanes);
   if (!kernel) return 1;
-  Layer layer{in_channels, out_channels, height, width, nullptr, bias, slope};
+  Layer layer{in_channels, out_channels, height, width, weights, nullptr, bias, slope};
   const Floats packed = floats(kernel->packed_size(layer));
-  kernel->pack(layer, weights, packed.get());
+  if (!layer.is_large()) kernel->pack(layer, packed.get());
   layer.packed = packed.get();
   const Division division(*kernel, layer, 1, threads);
   const Batch batch{*kernel, layer, division, x, residual, y};

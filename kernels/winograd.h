@@ -12,9 +12,13 @@ namespace lpnsr {
 // All tensors are (channels, height, width), contiguous; the borders are padded with a zero.
 struct Layer {
   size_t in_channels, out_channels, height, width;
-  const float* packed;  // the transformed weights
-  const float* bias;    // (out_channels,)
-  float slope;          // what negative results are multiplied by
+  const float* weights;  // (out_channels, in_channels, 3, 3)
+  const float* packed;   // the same, transformed; not for large layers
+  const float* bias;     // (out_channels,)
+  float slope;           // what negative results are multiplied by
+
+  // Transformed weights would not stay in the L2 cache, so more tiles share what is made of them.
+  bool is_large() const { return in_channels * out_channels >= 192 * 192; }
 };
 
 // A part of a layer's work: some channels of consecutive tiles.
@@ -26,7 +30,7 @@ struct Kernel {
   size_t lanes;
   size_t tiles, channels;  // a part starts at multiples of these
   size_t (*packed_size)(const Layer&);  // in floats, as all sizes
-  void (*pack)(const Layer&, const float* weights, float* packed);
+  void (*pack)(const Layer&, float* packed);
   size_t (*scratch_size)(const Layer&, const Part&);
   // y = conv(x) + bias + residual, the latter unless it is null. All addresses of `scratch` and of
   // packed weights are multiples of 64.

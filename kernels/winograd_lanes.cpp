@@ -9,7 +9,7 @@
 #include "winograd.h"
 
 #include <algorithm>
-#include <cmath>
+#include <memory>
 #include <utility>
 
 namespace lpnsr {
@@ -20,7 +20,7 @@ constexpr size_t kLanes = LPNSR_LANES;
 constexpr size_t kRows = kLanes == 16 ? 8 : 4;
 constexpr size_t kVectors = kLanes == 16 ? 2 : 3;
 constexpr size_t kPanel = kLanes * kVectors;
-constexpr size_t kGroup = 64;     // channels, so that their products stay in the L2 cache
+constexpr size_t kGroup = 64;      // channels, so that their products stay in the L2 cache
 constexpr size_t kPlaces = 6 * 6;  // in a transformed tile
 constexpr size_t kPad = 16;        // neighbouring matrices should not fall into the same cache sets
 constexpr size_t kRow = kPanel + 16;  // of a panel's tiles at one place, and what is written beyond
@@ -80,61 +80,91 @@ inline void transform_output(const Vector (&m)[6], Vector (&y)[4]) {
   y[3] = 0.5f * kA * difference_a + 2.0f * kB * difference_b + m[5];
 }
 
-// What transforms weights: a row for each point p has 1, p, p^2, divided by its distances to the
-// other points.
-struct WeightTransform {
-  double row[6][3];
+// A row for each point p has 1, p, p^2, divided by the product of its distances to other points.
+template <typename V>
+inline void transform_weights(V a, V b, V c, V (&w)[6]) {
+  V even = (a + 0.5f * c) * (-2.0f / 3.0f), odd = b * (-2.0f / 3.0f * kA);
+  w[1] = even + odd;
+  w[2] = even - odd;
+  even = (a + 2.0f * c) * (1.0f / 6.0f);
+  odd = b * (1.0f / 6.0f * kB);
+  w[3] = even + odd;
+  w[4] = even - odd;
+  w[0] = a;
+  w[5] = c;
+}
 
-  WeightTransform() {
-    const double a = std::sqrt(0.5), b = std::sqrt(2.0), points[5] = {0, a, -a, b, -b};
-    for (size_t i = 0; i < 5; ++i) {
-      double distance = 1;
-      for (size_t j = 0; j < 5; ++j) distance *= i == j ? 1 : points[i] - points[j];
-      for (size_t k = 0; k < 3; ++k) row[i][k] = std::pow(points[i], double(k)) / distance;
-    }
-    row[5][0] = row[5][1] = 0;
-    row[5][2] = 1;
-  }
-};
-
-size_t padded_channels(const Layer& layer) { return (layer.out_channels + kRows - 1) / kRows * kRows; }
+size_t padded_channels(const Layer& layer) {
+  return (layer.out_channels + kRows - 1) / kRows * kRows;
+}
 size_t tiles_across(const Layer& layer) { return (layer.width + 3) / 4; }
 size_t panels(const Part& part) { return (part.tiles + kPanel - 1) / kPanel; }
 size_t matrix(size_t channels) { return channels * kPanel + kPad; }
+// Of the weights at one place, for so many output channels.
+size_t weight_matrix(const Layer& layer, size_t channels) {
+  return channels * layer.in_channels + kPad;
+}
 
 size_t packed_size(const Layer& layer) {
-  return kPlaces * padded_channels(layer) * layer.in_channels;
+  return layer.is_large() ? 0 : kPlaces * weight_matrix(layer, padded_channels(layer));
 }
 
-// kRows channels of weights for one input channel, as [xi][row], `stride` floats between places.
-void pack_rows(const double (&w)[9][kRows], float* to, size_t stride) {
-  static const WeightTransform transform;
-  double half[6][3][kRows];
-  for (size_t i = 0; i < 6; ++i)
-    for (size_t q = 0; q < 3; ++q)
-      for (size_t r = 0; r < kRows; ++r) {
-        const double* t = transform.row[i];
-        half[i][q][r] = t[0] * w[q][r] + t[1] * w[3 + q][r] + t[2] * w[6 + q][r];
+// The weights of kRows output channels from the `k`th on, as [in][9][kRows]. Behind the last
+// channel it is repeated, for results that nothing reads.
+void gather_rows(const Layer& layer, size_t k, float* to) {
+  using Rows = Of<kRows>::Vector;
+  constexpr Of<kRows>::Lanes lanes;
+  const size_t count = 9 * layer.in_channels;
+  const float* from[kRows];
+  for (size_t r = 0; r < kRows; ++r)
+    from[r] = layer.weights + std::min(k + r, layer.out_channels - 1) * count;
+  size_t i = 0;
+  for (; i + kRows <= count; i += kRows) {
+    Rows square[kRows], mixed[kRows];
+    for (size_t r = 0; r < kRows; ++r) square[r] = load<kRows>(from[r] + i);
+    for (size_t done = 1; done < kRows; done *= 2) {  // transposes it
+      for (size_t r = 0; r < kRows / 2; ++r) {
+        mixed[2 * r] = zipped<0>(square[r], square[r + kRows / 2], lanes);
+        mixed[2 * r + 1] = zipped<1>(square[r], square[r + kRows / 2], lanes);
       }
-  for (size_t i = 0; i < 6; ++i)
-    for (size_t j = 0; j < 6; ++j)
-      for (size_t r = 0; r < kRows; ++r) {
-        const double* t = transform.row[j];
-        to[(i * 6 + j) * stride + r] =
-            float(t[0] * half[i][0][r] + t[1] * half[i][1][r] + t[2] * half[i][2][r]);
-      }
-}
-
-// (out, in, 3, 3) to [xi][out / kRows][in][kRows]; channels that fill up the last rows are zero.
-void pack(const Layer& layer, const float* weights, float* packed) {
-  const size_t depth = layer.in_channels, stride = padded_channels(layer) * depth;
-  for (size_t k = 0; k < padded_channels(layer); k += kRows)
-    for (size_t c = 0; c < depth; ++c) {
-      double w[9][kRows] = {};
-      for (size_t r = 0; r < std::min(kRows, layer.out_channels - k); ++r)
-        for (size_t i = 0; i < 9; ++i) w[i][r] = weights[((k + r) * depth + c) * 9 + i];
-      pack_rows(w, packed + k * depth + c * kRows, stride);
+      std::copy_n(mixed, kRows, square);
     }
+    for (size_t r = 0; r < kRows; ++r) store<kRows>(to + (i + r) * kRows, square[r]);
+  }
+  for (; i < count; ++i)
+    for (size_t r = 0; r < kRows; ++r) to[i * kRows + r] = from[r][i];
+}
+
+// These to [xi][in][kRows], `stride` floats between places.
+void transform_rows(const float* rows, size_t depth, float* to, size_t stride) {
+  using Rows = Of<kRows>::Vector;
+  for (size_t c = 0; c < depth; ++c, rows += 9 * kRows, to += kRows) {
+    Rows half[6][3], result[6];
+    for (size_t j = 0; j < 3; ++j) {
+      transform_weights(load<kRows>(rows + j * kRows), load<kRows>(rows + (3 + j) * kRows),
+                        load<kRows>(rows + (6 + j) * kRows), result);
+      for (size_t i = 0; i < 6; ++i) half[i][j] = result[i];
+    }
+    for (size_t i = 0; i < 6; ++i) {
+      transform_weights(half[i][0], half[i][1], half[i][2], result);
+      for (size_t j = 0; j < 6; ++j) store<kRows>(to + (i * 6 + j) * stride, result[j]);
+    }
+  }
+}
+
+// Output channels `begin` to `end` as [xi][out / kRows][in][kRows]; `rows` is work memory.
+void transform_channels(const Layer& layer, size_t begin, size_t end, float* rows, float* to,
+                        size_t stride) {
+  for (size_t k = begin; k < end; k += kRows) {
+    gather_rows(layer, k, rows);
+    transform_rows(rows, layer.in_channels, to + (k - begin) * layer.in_channels, stride);
+  }
+}
+
+void pack(const Layer& layer, float* packed) {
+  const auto rows = std::make_unique<float[]>(9 * layer.in_channels * kRows);
+  transform_channels(layer, 0, layer.out_channels, rows.get(), packed,
+                     weight_matrix(layer, padded_channels(layer)));
 }
 
 // Six columns of neighbouring tiles, for one of their rows: groups of four values are the inner
@@ -308,17 +338,28 @@ void write_tiles(const Layer& layer, const float* tiles, size_t first, size_t co
   });
 }
 
-size_t scratch_size(const Layer& layer, const Part& part) {
-  return kPlaces * (panels(part) * (matrix(layer.in_channels) + matrix(kGroup)) + kRow);
-}
+// Work memory, and where its parts begin.
+struct Scratch {
+  size_t values, products, rows, weights, size;
+
+  Scratch(const Layer& layer, const Part& part)
+      : values(kPlaces * kRow),
+        products(values + panels(part) * kPlaces * matrix(layer.in_channels)),
+        rows(products + panels(part) * kPlaces * matrix(kGroup)),
+        weights(rows + (layer.is_large() ? 9 * layer.in_channels * kRows : 0)),
+        size(weights + (layer.is_large() ? kPlaces * weight_matrix(layer, kGroup) : 0)) {}
+};
+
+size_t scratch_size(const Layer& layer, const Part& part) { return Scratch(layer, part).size; }
 
 void run(const Layer& layer, const Part& part, const float* x, const float* residual, float* y,
          float* scratch) {
   const size_t depth = layer.in_channels, plane = layer.height * layer.width;
   const size_t value_size = kPlaces * matrix(depth), product_size = kPlaces * matrix(kGroup);
+  const Scratch place(layer, part);
   float* tiles = scratch;
-  float* values = tiles + kPlaces * kRow;
-  float* products = values + panels(part) * value_size;
+  float* values = scratch + place.values;
+  float* products = scratch + place.products;
   const auto count = [&](size_t panel) { return std::min(kPanel, part.tiles - panel * kPanel); };
   const auto vectors = [&](size_t panel) { return (count(panel) + kLanes - 1) / kLanes; };
   std::fill_n(tiles, kPlaces * kRow, 0.0f);  // also lanes that hold no tile
@@ -330,13 +371,20 @@ void run(const Layer& layer, const Part& part, const float* x, const float* resi
   const size_t end = part.first_channel + part.channels;
   for (size_t group = part.first_channel; group < end; group += kGroup) {
     const size_t group_end = std::min(group + kGroup, end);
+    const float* weights = layer.packed + group * depth;
+    size_t stride = weight_matrix(layer, padded_channels(layer));
+    if (layer.is_large()) {
+      stride = weight_matrix(layer, kGroup);
+      transform_channels(layer, group, group_end, scratch + place.rows, scratch + place.weights,
+                         stride);
+      weights = scratch + place.weights;
+    }
     for (size_t xi = 0; xi < kPlaces; ++xi)
-      for (size_t k = group; k < group_end; k += kRows) {
-        const float* w = layer.packed + (xi * padded_channels(layer) + k) * depth;
+      for (size_t k = 0; k < group_end - group; k += kRows)
         for (size_t p = 0; p < panels(part); ++p)
-          multiply(vectors(p), w, values + p * value_size + xi * matrix(depth), depth,
-                   products + p * product_size + xi * matrix(kGroup) + (k - group) * kPanel);
-      }
+          multiply(vectors(p), weights + xi * stride + k * depth,
+                   values + p * value_size + xi * matrix(depth), depth,
+                   products + p * product_size + xi * matrix(kGroup) + k * kPanel);
     for (size_t p = 0; p < panels(part); ++p)
       for (size_t k = group; k < group_end; ++k) {
         const float* from = products + p * product_size + (k - group) * kPanel;
