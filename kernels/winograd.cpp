@@ -293,6 +293,7 @@ const CustomOp kOperator = {
 // Called by ONNX Runtime's SessionOptions.register_custom_ops_library.
 LPNSR_EXPORT Status* ORT_CALL RegisterCustomOps(SessionOptions* options, const ApiBase* base) {
   const Api* api = api_of_process = base->get_api(kApiVersion);
+  if (!api) return nullptr;  // too old a version, which then does not know the operator
   // ONNX Runtime keeps the address, so the domain stays.
   static Domain* domain = nullptr;
   Status* status = nullptr;

@@ -18,7 +18,7 @@ struct Layer {
   float slope;           // what negative results are multiplied by
 
   // Transformed weights would not stay in the L2 cache, so more tiles share what is made of them.
-  bool is_large() const { return in_channels * out_channels >= 192 * 192; }
+  bool is_large() const { return in_channels * out_channels >= 160 * 160; }
 };
 
 // A part of a layer's work: some channels of consecutive tiles.

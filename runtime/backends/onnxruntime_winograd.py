@@ -10,7 +10,6 @@ from lpnsr.runtime.backends import onnxruntime
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.winograd_graph import with_winograd
-from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.onnxfile import DamagedError
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
@@ -53,7 +52,7 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
         try:
             model = with_winograd(Path(path).read_bytes())
         except DamagedError as error:
-            raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
+            raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
         options.add_session_config_entry(_FOLDER, str(Path(path).parent))
         options.register_custom_ops_library(str(self._library))
         return self._engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])

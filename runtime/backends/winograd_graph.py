@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lpnsr.kernels.winograd import DOMAIN, OPERATOR
-from lpnsr.runtime.onnxfile import BYTES, VARINT, fields, varint
+from lpnsr.runtime.onnxfile import BYTES, VARINT, DamagedError, fields, varint
 
 _LEAST_CHANNELS = 16
 """Of the input; with fewer, transforming it takes longer than the products that are saved."""
@@ -79,6 +79,13 @@ def with_winograd(model: bytes) -> bytes:
     Raises:
         DamagedError: the model is not a well-formed protocol buffer.
     """
+    try:
+        return _with_winograd(model)
+    except (ValueError, LookupError, struct.error) as error:
+        raise DamagedError("it is no ONNX graph") from error
+
+
+def _with_winograd(model: bytes) -> bytes:
     parts = list(_fields(model))
     graph = b"".join(part.value for part in parts if part.number == 7)
     changed = _changed(graph)
@@ -136,12 +143,12 @@ def _replace_convolutions(graph: _Graph) -> bool:
             graph.nodes[at], at = None, after
             inputs, output = (*inputs, added), _outputs(graph, after)[0]
             after = follower(output)
-        if after is not None and (activation := graph.nodes[after]):
-            if activation.kind in _ACTIVATIONS:
-                graph.nodes[at], at = None, after
-                output = activation.outputs[0]
-                (given,) = activation.attributes.get("alpha", [_ACTIVATIONS[activation.kind]])
-                slope = float(given)  # type: ignore[arg-type]
+        activation = None if after is None else graph.nodes[after]
+        if after is not None and activation and activation.kind in _ACTIVATIONS:
+            graph.nodes[at], at = None, after
+            output = activation.outputs[0]
+            (given,) = activation.attributes.get("alpha", [_ACTIVATIONS[activation.kind]])
+            slope = float(given)  # type: ignore[arg-type]
         graph.nodes[at] = _operator(inputs, output, slope)
         found = True
     return found
