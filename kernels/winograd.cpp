@@ -41,7 +41,7 @@ Floats floats(size_t count) {
   return Floats(static_cast<float*>(::operator new[](count * sizeof(float), alignment)));
 }
 
-bool runs(const Kernel& kernel) {
+bool runs([[maybe_unused]] const Kernel& kernel) {
 #if defined(__x86_64__) || defined(_M_X64)
   if (kernel.lanes == 16) return __builtin_cpu_supports("avx512f");
   if (kernel.lanes == 8) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

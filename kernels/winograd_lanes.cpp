@@ -15,10 +15,13 @@
 namespace lpnsr {
 namespace {
 
-// So many sums of a matrix product stay in registers: rows times vectors.
+// So many sums of a matrix product stay in registers, rows times vectors: of 32 or of 16 registers.
 constexpr size_t kLanes = LPNSR_LANES;
-constexpr size_t kRows = kLanes == 16 ? 8 : 4;
-constexpr size_t kVectors = kLanes == 16 ? 2 : 3;
+#if defined(__aarch64__) || defined(__AVX512F__)
+constexpr size_t kRows = 8, kVectors = 2;
+#else
+constexpr size_t kRows = 4, kVectors = 3;
+#endif
 constexpr size_t kPanel = kLanes * kVectors;
 constexpr size_t kGroup = 64;      // channels, so that their products stay in the L2 cache
 constexpr size_t kPlaces = 6 * 6;  // in a transformed tile
