@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from lpnsr.runtime.backends.onnxruntime_winograd import prepare
+
 Values = dict[str, np.ndarray]
 Run = Callable[[Values], Values]
 
@@ -16,12 +18,15 @@ class EngineMissingError(RuntimeError):
     """ONNX Runtime, which verifies exports, is not installed."""
 
 
-def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
+def run_onnxruntime(
+    source: Path | ir.Model, folder: Path | None = None, winograd: bool = False
+) -> Run:
     """Runs a graph as it is.
 
     Args:
         source: its file, or the graph itself.
         folder: of the graph's external weights, if it is given itself.
+        winograd: runs the file as the backend with Winograd convolutions does.
 
     Raises:
         EngineMissingError: ONNX Runtime is not installed.
@@ -38,6 +43,8 @@ def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(folder))
         source = ir.to_proto(source).SerializeToString()
+    elif winograd:
+        source = prepare(source, options)
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda values: dict(zip(names, session.run(names, values), strict=True))

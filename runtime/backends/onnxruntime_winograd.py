@@ -26,6 +26,21 @@ def is_installed() -> bool:
     return onnxruntime.is_installed() and library() is not None
 
 
+def prepare(file: Path, options: Any) -> bytes:
+    """What a session is to be made of, in the place of a graph's file.
+
+    Args:
+        file: the graph.
+        options: of the session, which are told where weights and convolutions are.
+
+    Raises:
+        DamagedError: the file is no ONNX graph.
+    """
+    options.add_session_config_entry(_FOLDER, str(file.parent))
+    options.register_custom_ops_library(str(library()))
+    return with_winograd(file.read_bytes())
+
+
 class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
     """Runs a bundle's ONNX graphs with `lpnsr.kernels.winograd` in place of some convolutions.
 
@@ -41,8 +56,7 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
 
     def __init__(self, threads: int | None = None) -> None:
         super().__init__(threads)
-        self._library = library()
-        if self._library is None:
+        if library() is None:
             raise BackendError(
                 "lpnsr was installed without its compiled convolutions; use --backend onnxruntime, "
                 "or install it again where there is GCC 12 or Clang"
@@ -50,11 +64,9 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
 
     def _open(self, path: str, options: Any) -> Any:
         try:
-            model = with_winograd(Path(path).read_bytes())
+            model = prepare(Path(path), options)
         except DamagedError as error:
             raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
-        options.add_session_config_entry(_FOLDER, str(Path(path).parent))
-        options.register_custom_ops_library(str(self._library))
         return self._engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def describe(self) -> str:

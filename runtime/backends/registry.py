@@ -132,7 +132,7 @@ BACKENDS = {
     for info in (
         BackendInfo(
             "onnxruntime-winograd",
-            "ONNX Runtime with Winograd convolutions",
+            "ONNX Runtime Winograd",
             module="onnxruntime_winograd",
             device="cpu",
             precisions=("fp32",),
