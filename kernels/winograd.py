@@ -74,8 +74,7 @@ def convolve(
     added = None if residual is None else np.ascontiguousarray(residual, np.float32)
     assert added is None or added.shape == (made, height, width)
     result = np.empty((made, height, width), np.float32)
-    pointers = [a.ctypes.data for a in given]
-    pointers.append(None if added is None else added.ctypes.data)
+    pointers = [*(a.ctypes.data for a in given), None if added is None else added.ctypes.data]
     sizes = (lanes, threads, channels, made, height, width)
     if _functions().lpnsr_winograd(*sizes, slope, *pointers, result.ctypes.data):
         raise ValueError(f"this processor has no vectors of {lanes} floats")
