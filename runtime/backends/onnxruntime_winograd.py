@@ -12,7 +12,7 @@ from lpnsr.runtime.backends.registry import Options
 from lpnsr.runtime.backends.winograd_graph import with_winograd
 from lpnsr.runtime.onnxfile import DamagedError
 
-_FOLDER = "session.model_external_initializers_file_folder_path"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Where ONNX Runtime finds the weights of a graph that it is not given as a file."""
 
 
@@ -26,19 +26,20 @@ def is_installed() -> bool:
     return onnxruntime.is_installed() and library() is not None
 
 
-def prepare(file: Path, options: Any) -> bytes:
-    """What a session is to be made of, in the place of a graph's file.
+def prepare(model: bytes, folder: Path, options: Any) -> bytes:
+    """What a session is to be made of, in the place of an ONNX model.
 
     Args:
-        file: the graph.
+        model: the model.
+        folder: of its weights.
         options: of the session, which are told where weights and convolutions are.
 
     Raises:
-        DamagedError: the file is no ONNX graph.
+        DamagedError: the model is not well-formed.
     """
-    options.add_session_config_entry(_FOLDER, str(file.parent))
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     options.register_custom_ops_library(str(library()))
-    return with_winograd(file.read_bytes())
+    return with_winograd(model)
 
 
 class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
@@ -64,7 +65,7 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
 
     def _open(self, path: str, options: Any) -> Any:
         try:
-            model = prepare(Path(path), options)
+            model = prepare(Path(path).read_bytes(), Path(path).parent, options)
         except DamagedError as error:
             raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
         return self._engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,8 @@ from lpnsr.runtime.backends.winograd_graph import with_winograd
 from lpnsr.runtime.bundle import BUILTIN, Bundle, shapes
 from lpnsr.runtime.onnxfile import DamagedError
 
+from .toy import CHANNELS, DRAWS, write_staged_bundle
+
 NAME = "onnxruntime-winograd"
 built = pytest.mark.skipif(winograd.library() is None, reason="built without vector types")
 node = helper.make_node
@@ -201,6 +203,21 @@ def test_the_built_in_model_keeps_its_picture():
     )
     error = np.abs(plain - ours).max()
     assert 0 < error < 2e-5, "the same arithmetic, or another picture"
+
+
+@built
+def test_a_staged_bundle_runs_quietly(tmp_path, capfd):
+    bundle = Bundle.open(write_staged_bundle(tmp_path / "staged"))
+    (graph,) = bundle.manifest.graphs
+    batch, (height, width) = graph.batch, graph.tile
+    lr = np.zeros((batch, 3, height, width), np.float32)
+    noise = np.ones((DRAWS + 1, batch, CHANNELS, height, width), np.float32)
+    plain, ours = (
+        backends.create(name)[0].load(bundle, graph).run(lr, noise)
+        for name in ("onnxruntime", NAME)
+    )
+    np.testing.assert_allclose(plain, ours, atol=1e-5)
+    assert capfd.readouterr() == ("", "")
 
 
 @built
