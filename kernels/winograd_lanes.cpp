@@ -97,16 +97,11 @@ inline void transform_weights(V a, V b, V c, V (&w)[6]) {
   w[5] = c;
 }
 
-size_t padded_channels(const Layer& layer) {
-  return (layer.out_channels + kRows - 1) / kRows * kRows;
-}
+size_t padded_channels(const Layer& l) { return (l.out_channels + kRows - 1) / kRows * kRows; }
 size_t tiles_across(const Layer& layer) { return (layer.width + 3) / 4; }
 size_t panels(const Part& part) { return (part.tiles + kPanel - 1) / kPanel; }
 size_t matrix(size_t channels) { return channels * kPanel + kPad; }
-// Of the weights at one place, for so many output channels.
-size_t weight_matrix(const Layer& layer, size_t channels) {
-  return channels * layer.in_channels + kPad;
-}
+size_t weight_matrix(const Layer& l, size_t channels) { return channels * l.in_channels + kPad; }
 
 size_t packed_size(const Layer& layer) {
   return layer.is_large() ? 0 : kPlaces * weight_matrix(layer, padded_channels(layer));
@@ -360,9 +355,7 @@ void run(const Layer& layer, const Part& part, const float* x, const float* resi
   const size_t depth = layer.in_channels, plane = layer.height * layer.width;
   const size_t value_size = kPlaces * matrix(depth), product_size = kPlaces * matrix(kGroup);
   const Scratch place(layer, part);
-  float* tiles = scratch;
-  float* values = scratch + place.values;
-  float* products = scratch + place.products;
+  float *tiles = scratch, *values = scratch + place.values, *products = scratch + place.products;
   const auto count = [&](size_t panel) { return std::min(kPanel, part.tiles - panel * kPanel); };
   const auto vectors = [&](size_t panel) { return (count(panel) + kLanes - 1) / kLanes; };
   std::fill_n(tiles, kPlaces * kRow, 0.0f);  // also lanes that hold no tile
