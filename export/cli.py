@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
+from lpnsr.export.triton import repository
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.home import bundle_folder
@@ -79,6 +80,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.download:
             parser.error("one of -o/--output, --bundle, --verify and --download is required")
         args.output = bundle_folder(args.preset)
+    if args.verify and args.triton:
+        parser.error("argument --triton: not allowed with --verify; use --bundle")
     return args
 
 
@@ -97,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         "`lpnsr-run --model PRESET` finds it)",
     )
     target.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="a bundle that is there, or its name, for --engine and --triton",
     )
     target.add_argument(
         "--verify",
@@ -170,9 +176,15 @@ def _parser() -> argparse.ArgumentParser:
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
+    parser.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="also put the bundle into a model repository of the Triton Inference Server",
+    )
     add_downloads(parser)
     command.add_arguments(parser)
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--force", action="store_true", help="replace what exists")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
     return parser
@@ -244,6 +256,8 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
+    if args.triton:
+        repository.check(args.triton, preset.name, args.force)
     files = obtain(preset, args, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
@@ -271,7 +285,9 @@ def _export(args: argparse.Namespace) -> None:
         bar.set_description("done")
     _report(bundle)
     if wanted:
-        command.build(bundle, wanted)
+        bundle = command.build(bundle, wanted)
+    if args.triton:
+        print(repository.write(bundle, args.triton, args.force))
 
 
 def _report(bundle: Bundle) -> None:

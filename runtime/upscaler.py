@@ -116,6 +116,16 @@ class Upscaler:
             partial(backend.load, bundle), partial(pool.estimate, bundle), description.memory
         )
 
+    @property
+    def parallel(self) -> int:
+        """Pictures to upscale at the same time, so that their tiles fill the batches.
+
+        1 where batches are of one tile. Else two batches of small pictures: while one is computed,
+        the other gathers.
+        """
+        batch = min(graph.batch for graph in self._graphs)
+        return 2 * batch if batch > 1 else 1
+
     @classmethod
     def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
         """Open a bundle.
