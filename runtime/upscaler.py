@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,8 +182,8 @@ class Upscaler:
             deterministic: use the mean of the predicted noise in every step. The noise that starts
                 the chain still comes from the seed.
             color_fix: take the large-scale colours from `picture`.
-            progress: called before the first batch of tiles and after each; of several pictures,
-                for one after the other.
+            progress: called before the first batch of tiles and after each; several pictures are
+                then upscaled one after the other, and share no batches.
 
         Returns:
             a picture of the same kind, (scale·H, scale·W, 3), RGB; of floating-point values,
@@ -203,10 +204,19 @@ class Upscaler:
             "progress": progress,
         }
         if isinstance(picture, Sequence):
-            return [self._upscale(each, **options) for each in picture]
+            return self._several(picture, options)
         if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
-            return np.stack([self._upscale(each, **options) for each in picture])
+            return np.stack(self._several(picture, options))
         return self._upscale(picture, **options)
+
+    def _several(self, pictures: Sequence[Picture], options: dict[str, Any]) -> list[Any]:
+        def upscale(picture: Picture) -> Any:
+            return self._upscale(picture, **options)
+
+        if self.parallel == 1 or options["progress"]:
+            return [upscale(picture) for picture in pictures]
+        with ThreadPoolExecutor(self.parallel) as threads:
+            return list(threads.map(upscale, pictures))
 
     def _upscale(self, picture: Picture, **options: Any) -> Any:
         given = inputs.convert(picture)
