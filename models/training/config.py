@@ -19,6 +19,7 @@ DIFFUSION_STAGES = ("timestep_estimator", "encoder")
 """Those of DM-SR."""
 CHOICES = {
     "pixel": ("l1", "l2", "charbonnier", "psnr"),
+    "judged": ("all", "degraded"),
     "start": ("bicubic", "pre_upsampler"),
     "states": ("forward", "chain"),
     "target": ("original", "noise_free"),
@@ -44,6 +45,10 @@ class StageConfig:
         degraded_perceptual: added to that weight for degraded crops, so that a network that tells
             them from clean ones can be crisp there and faithful here.
         adversarial: weight of the hinge loss; 0 for none.
+        features: weight of the distance of the discriminator's features (feature matching).
+        judged: what the discriminator sees, all crops or degraded ones alone, so that a network is
+            not led to invent detail where the input is clean.
+        judge_channels: width of the discriminator's first layer.
         adversarial_start: iteration from which there is a discriminator.
         start: what the chain starts from in training.
         states: what the denoiser learns from: x_t made of the true x_0 (forward, ResShift's
@@ -73,6 +78,9 @@ class StageConfig:
     perceptual: float = 1.0
     degraded_perceptual: float = 0.0
     adversarial: float = 0.1
+    features: float = 0.0
+    judged: str = "all"
+    judge_channels: int = 64
     adversarial_start: int = 10_000
     start: str = "bicubic"
     states: str = "forward"
