@@ -206,7 +206,7 @@ class Upscaler:
         if isinstance(picture, Sequence):
             return self._several(picture, options)
         if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
-            return np.stack(self._several(picture, options))
+            return np.stack(self._several(list(picture), options))
         return self._upscale(picture, **options)
 
     def _several(self, pictures: Sequence[Picture], options: dict[str, Any]) -> list[Any]:

@@ -6,7 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.command import cli
+from lpnsr.runtime.command.jobs import Job
+from lpnsr.runtime.command.pipeline import Pipeline, PipelineError
+from lpnsr.runtime.command.recipe import Recipe
+from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.tiles.batches import Batches
 from lpnsr.runtime.upscaler import Description, UpscaleError, Upscaler
 
@@ -155,3 +162,81 @@ def test_several_pictures_fill_batches(threes):
     calls = len(engine.calls)
     model.upscale([photo(20, 20)] * 3, progress=lambda done, total: None)
     assert len(engine.calls) == calls + 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Small pictures, one of which fills batches by itself, and one is none."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(20):
+        Image.fromarray(photo(20 + number, 30)).save(source / f"{number}.png")
+    Image.fromarray(photo(100, 200)).save(source / "large.png")
+    (source / "none.png").write_bytes(b"none")
+    return source
+
+
+def test_a_folder_gets_what_each_picture_gets(threes, folder, tmp_path):
+    model = Upscaler.from_bundle(threes, backend="onnxruntime")
+    words = [str(folder), "--model", str(threes), "--backend", "onnxruntime", "--quiet"]
+    assert cli.main([*words, "-o", str(tmp_path / "out")]) == 1  # because of the one that is none
+    written = sorted((tmp_path / "out").iterdir())
+    assert len(written) == 21
+    for path in written:
+        with Image.open(folder / path.name) as small, Image.open(path) as large:
+            np.testing.assert_array_equal(np.asarray(large), model.upscale(np.asarray(small)))
+
+
+def run(model, folder, target, stop=None, progress=lambda job, done, total: None):
+    stop = stop or threading.Event()
+    todo = [Job(file, target / file.name) for file in sorted(folder.iterdir())]
+    line = Pipeline(model, Recipe(), FORMATS["png"], 95, lambda text: None, progress, stop)
+    return line.run(todo)
+
+
+def test_a_folder_fills_batches(threes, folder, tmp_path):
+    (folder / "large.png").unlink()
+    engine = Slow()
+    model = Upscaler(Description(threes, tile=(64, 64)), engine)
+    outcomes = list(run(model, folder, tmp_path / "out"))
+    assert sum(outcome.error is None for outcome in outcomes) == 20
+    assert 7 <= len(engine.calls) < 20
+
+
+def test_a_folder_stops_in_the_middle(threes, folder, tmp_path):
+    stop, begun = threading.Event(), []
+
+    def progress(job, done, total):
+        begun.append(job)
+        if len(begun) == 12:
+            stop.set()
+
+    outcomes = list(run(Upscaler(Description(threes), Slow()), folder, tmp_path, stop, progress))
+    assert len(outcomes) < 22
+    written = {outcome.job.target for outcome in outcomes if outcome.error is None}
+    assert {path for path in tmp_path.iterdir() if path.is_file()} == written
+
+
+def test_a_failing_engine_ends_the_run(threes, folder, tmp_path):
+    class Broken(Grey):
+        def run(self, lr, noise):
+            raise BackendError("the device is gone")
+
+    with pytest.raises(BackendError, match="gone"):
+        list(run(Upscaler(Description(threes), Broken()), folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("spared", range(13))
+def test_without_threads_a_run_does_not_begin(threes, folder, tmp_path, monkeypatch, spared):
+    model, begin, left = Upscaler(Description(threes), Grey()), threading.Thread.start, [0] * spared
+
+    def exhausted(thread):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    with pytest.raises(PipelineError, match="refuses to start threads"):
+        list(run(model, folder, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
