@@ -29,6 +29,9 @@ _WRITERS = 2
 _PATIENCE = 0.1
 """Seconds between checks for whether to stop."""
 
+_ALONE = 8
+"""Batches of a picture beyond which it matters little that the last one is not full."""
+
 _AHEAD = 8
 """Pictures that may be decoded ahead of time."""
 
@@ -264,11 +267,11 @@ class _Line:
         raise _Stopped
 
     def _turn(self, picture: Picture | Exception) -> AbstractContextManager:
-        """Lets one picture at a time in that fills batches by itself, to keep memory small."""
+        """Lets one picture at a time in that hardly gains by company, to keep memory small."""
         if isinstance(picture, Exception):
             return nullcontext()
         layout = self._pipeline.upscaler.layout(picture.pixels.shape[:2])
-        return self._large if layout.tiles >= layout.graph.batch else nullcontext()
+        return self._large if layout.tiles > _ALONE * layout.graph.batch else nullcontext()
 
     def _is_bulky(self, outcome: Outcome) -> bool:
         """Whether the encoder holds so much memory that the next picture should wait for it."""
