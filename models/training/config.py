@@ -41,6 +41,8 @@ class StageConfig:
         ema: decay of the moving average of the weights, which is what is kept.
         pixel: loss on values: l1, l2, charbonnier or psnr (the logarithm of each picture's mean
             squared error, so that all pictures count alike).
+        clean_error: weight of the logarithm of each clean crop's mean squared error, which lets
+            smooth crops, whose errors are small, count as much as busy ones.
         perceptual: weight of the perceptual term.
         degraded_perceptual: added to that weight for degraded crops, so that a network that tells
             them from clean ones can be crisp there and faithful here.
@@ -75,6 +77,7 @@ class StageConfig:
     clip: float = 1.0
     ema: float = 0.999
     pixel: str = "l1"
+    clean_error: float = 0.0
     perceptual: float = 1.0
     degraded_perceptual: float = 0.0
     adversarial: float = 0.1

@@ -179,7 +179,7 @@ class Trainer:
                 picture = self.stage.picture(found).float()
             if discriminator is not None:
                 adversarial = self._adversarial(discriminator, picture[judged], hr[judged])
-        pixel = self.pixel(found.float(), expected)
+        pixel = self._pixel(found.float(), expected, degraded)
         if self.perceptual is not None:
             perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
         loss = sum(more, pixel + perceptual + judged.float().mean() * adversarial)
@@ -197,6 +197,14 @@ class Trainer:
         row = [self.iteration, *terms, gradient, rate_now, time.monotonic() - started]
         self.iteration += 1
         return row
+
+    def _pixel(self, found: Tensor, expected: Tensor, degraded: Tensor) -> Tensor:
+        """The loss on values, a scalar, with what clean crops add to it."""
+        loss, clean = self.pixel(found, expected), ~degraded
+        if self.settings.clean_error and clean.any():
+            error = pixel_loss("psnr")(found[clean], expected[clean])
+            loss = loss + self.settings.clean_error * clean.float().mean() * error
+        return loss
 
     def _perceptual(
         self, distance: nn.Module, picture: Tensor, hr: Tensor, degraded: Tensor
