@@ -296,9 +296,10 @@ class _Line:
             self._done.put(outcome)
 
     def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._pipeline.say(text)
+        with self._lock:
+            if text not in self._said:
+                self._said.add(text)
+                self._pipeline.say(text)
 
     def _attempt(self, outcome: Outcome, picture: Picture, layout: TileLayout) -> None:
         pipeline, recipe = self._pipeline, self._pipeline.recipe
