@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
+from lpnsr.export.triton import repository
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, PRESETS, ROLES, STARTS
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.home import bundle_folder
@@ -91,6 +92,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.download:
             parser.error("one of -o/--output, --bundle, --verify and --download is required")
         args.output = bundle_folder(args.preset)
+    if args.verify and args.triton:
+        parser.error("argument --triton: not allowed with --verify; use --bundle")
     return args
 
 
@@ -124,7 +127,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "`lpnsr-run --model PRESET` finds it)",
     )
     target.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="a bundle that is there, or its name, for --engine and --triton",
     )
     target.add_argument(
         "--verify",
@@ -133,7 +139,13 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         help="a bundle that is there, to be compared with eager PyTorch anew, and its engines with "
         "their graphs; takes --weights",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    parser.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="also put the bundle into a model repository of the Triton Inference Server",
+    )
+    parser.add_argument("--force", action="store_true", help="replace what exists")
 
 
 def _add_weights(group: argparse._ArgumentGroup) -> None:
@@ -276,6 +288,8 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
+    if args.triton:
+        repository.check(args.triton, preset.name, args.force)
     files = obtain(preset, args, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
@@ -303,7 +317,9 @@ def _export(args: argparse.Namespace) -> None:
         bar.set_description("done")
     _report(bundle)
     if wanted:
-        command.build(bundle, wanted)
+        bundle = command.build(bundle, wanted)
+    if args.triton:
+        print(repository.write(bundle, args.triton, args.force))
 
 
 def _report(bundle: Bundle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,16 @@ class Upscaler:
             partial(backend.load, bundle), partial(pool.estimate, bundle), description.memory
         )
 
+    @property
+    def parallel(self) -> int:
+        """Pictures to upscale at the same time, so that their tiles fill the batches.
+
+        1 where batches are of one tile. Else two batches of small pictures: while one is computed,
+        the other gathers.
+        """
+        batch = min(graph.batch for graph in self._graphs)
+        return 2 * batch if batch > 1 else 1
+
     @classmethod
     def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
         """Open a bundle.
@@ -177,8 +188,8 @@ class Upscaler:
             deterministic: use the mean of the predicted noise in every step. The noise that starts
                 the chain still comes from the seed.
             color_fix: take the large-scale colours from `picture`.
-            progress: called before the first batch of tiles and after each; of several pictures,
-                for one after the other.
+            progress: called before the first batch of tiles and after each; several pictures are
+                then upscaled one after the other, and share no batches.
 
         Returns:
             a picture of the same kind, type and channels; of floating-point values, float32 in
@@ -199,11 +210,16 @@ class Upscaler:
         model = Model(
             partial(self.bands, seed=seed, deterministic=deterministic, color_fix=color_fix), most
         )
+
+        def upscale(each: Any) -> Any:
+            return self._upscale(model, each, scale, progress)
+
         if batch := inputs.batch(picture):
-            return batch.restore(
-                [self._upscale(model, each, scale, progress) for each in batch.pictures]
-            )
-        return self._upscale(model, picture, scale, progress)
+            if self.parallel == 1 or progress:
+                return batch.restore([upscale(each) for each in batch.pictures])
+            with ThreadPoolExecutor(self.parallel) as threads:
+                return batch.restore(list(threads.map(upscale, batch.pictures)))
+        return upscale(picture)
 
     def _upscale(
         self, model: Model, picture: Any, scale: float | None, progress: Progress | None

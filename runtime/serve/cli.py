@@ -71,8 +71,9 @@ def _serve(args: argparse.Namespace) -> None:
     with listener, opening.upscaler(args) as upscaler:
         # What is wrong with the model shows before the first request, and that one is fast.
         upscaler.upscale(np.zeros((*upscaler.layout((1, 1)).graph.tile, 3), np.uint8))
+        parallel = args.parallel or max(2, upscaler.parallel)
         limits = app.Limits(
-            args.parallel, args.queue, args.max_megabytes, args.max_megapixels, args.timeout
+            parallel, args.queue, args.max_megabytes, args.max_megapixels, args.timeout
         )
         server.allow_connections()
         host = f"[{args.host}]" if ":" in args.host else args.host
@@ -113,10 +114,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add(
         "--parallel",
         type=positive,
-        default=2,
         metavar="N",
-        help="pictures in work at once: one is computed while another is read or written "
-        "(default: %(default)s)",
+        help="pictures in work at once (default: 2, of which one is computed while another is read "
+        "or written; for batches of several tiles, twice as many as those)",
     )
     add(
         "--queue",
