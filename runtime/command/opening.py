@@ -12,17 +12,22 @@ from lpnsr.runtime.command.jobs import JobError
 from lpnsr.runtime.upscaler import Upscaler
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Set what holds for the whole process: the limit of pictures, CPU threads, the GPU.
+def prepare(megapixels: float, threads: int | None, gpu: int | None) -> None:
+    """Set what holds for the whole process.
+
+    Args:
+        megapixels: most millions of pixels of an input.
+        threads: CPU threads; None for what the libraries take.
+        gpu: number of the NVIDIA GPU to use; None for the first.
 
     Raises:
         JobError: there is no such GPU.
     """
-    Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
-    if args.threads:
-        cv2.setNumThreads(args.threads)
-    if args.gpu is not None:
-        _choose_gpu(args.gpu)
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 5e5)  # Pillow refuses twice that
+    if threads:
+        cv2.setNumThreads(threads)
+    if gpu is not None:
+        _choose_gpu(gpu)
 
 
 def upscaler(args: argparse.Namespace) -> Upscaler:
