@@ -221,7 +221,7 @@ def add_model(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--overlap",
-        type=_count,
+        type=natural,
         metavar="PIXELS",
         help="least overlap of tiles in input pixels (default: 8 or 16, what costs less)",
     )
@@ -254,7 +254,7 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=positive, metavar="N", help="CPU threads (default: the engine decides)")
     add(
         *("-g", "--gpu"),
-        type=_count,
+        type=natural,
         metavar="N",
         help="NVIDIA GPU to use, as nvidia-smi numbers them (default: 0)",
     )
@@ -335,7 +335,8 @@ def quality(text: str) -> int:
     return _integer(text, 1, 100)
 
 
-def _count(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
     return _integer(text, 0, None)
 
 

@@ -41,7 +41,7 @@ _PIXELS = 2**25
 _BULKY = 2**29
 """Bytes that an encoder may hold while the next picture is upscaled."""
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Write errors that the next picture would meet, too."""
 
 
@@ -116,7 +116,7 @@ class Pipeline:
             line.start()
             for outcome in line.outcomes():
                 yield outcome
-                if _is_fatal(outcome):
+                if is_fatal(outcome):
                     line.stop()
         finally:
             line.end()
@@ -330,8 +330,9 @@ class _Line:
         return outcome
 
 
-def _is_fatal(outcome: Outcome) -> bool:
-    return isinstance(outcome.cause, OSError) and outcome.cause.errno in _DISK
+def is_fatal(outcome: Outcome) -> bool:
+    """Whether it ends the run, as the next picture would fail like this one."""
+    return isinstance(outcome.cause, OSError) and outcome.cause.errno in DISK
 
 
 class _Stopped(Exception):
