@@ -36,7 +36,7 @@ _LEAST = 32
 """Shards that there are at least, of a picture or more: for a few workers to end together."""
 
 _MOST = 10_000
-"""Pictures of a shard at most, about: small ones count as this part of it."""
+"""The smallest pictures count as this part of a shard, so that it holds at most twice as many."""
 
 _LEVEL = 1
 """Effort of gzip."""

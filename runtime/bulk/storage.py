@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -166,6 +168,8 @@ def _explained(place: str) -> Iterator[None]:
         kinds = (FileNotFoundError, PermissionError)
         kind = next((kind for kind in kinds if isinstance(error, kind)), StorageError)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if kind is FileNotFoundError:
+            reason = os.strerror(errno.ENOENT)  # stores tell the name alone
         explained = kind(f"{place}: {reason or type(error).__name__}")
         explained.errno = getattr(error, "errno", None)
         raise explained from error
