@@ -42,17 +42,15 @@ class Account:
 
     def __init__(self, run: Folder, shard: int, count: int) -> None:
         self._run, self._shard, self._count = run, shard, count
-        self._tries, self._lines, self.reason = [0] * count, [None] * count, ""
-        self._saved = 0.0
         try:
             found = json.loads(run.read(f"{STARTED}/{shard:06}.json"))
         except FileNotFoundError:
-            self.resumed = False
-            return
-        self.resumed = True
-        self._tries: list[int] = found["tries"]
-        self._lines: list[Line | None] = found["lines"]
-        self.reason = found["reason"]
+            found = {}
+        self.resumed = bool(found)
+        self._tries: list[int] = found.get("tries", [0] * count)
+        self._lines: list[Line | None] = found.get("lines", [None] * count)
+        self.reason: str = found.get("reason", "")
+        self._saved = 0.0
 
     def waiting(self) -> list[int]:
         """Numbers of the pictures that are neither done nor given up."""
@@ -92,12 +90,13 @@ class Account:
 
     def close(self) -> tuple[int, int]:
         """Write the results, now that all is known; returns how many there are, and have failed."""
-        name, failed = f"{self._shard:06}.jsonl", [line for line in self._lines if "error" in line]
+        name, lines = f"{self._shard:06}.jsonl", [line for line in self._lines if line is not None]
+        failed = [line for line in lines if "error" in line]
         if failed:
             self._run.write(f"{FAILED}/{name}", _text(failed))
         else:
             self._run.remove(f"{FAILED}/{name}")
-        self._run.write(f"{RESULTS}/{name}", _text(self._lines))
+        self._run.write(f"{RESULTS}/{name}", _text(lines))
         self._run.remove(f"{STARTED}/{self._shard:06}.json")
         return self._count, len(failed)
 
@@ -127,5 +126,5 @@ def read_lines(run: Folder, name: str) -> list[Line]:
     return [json.loads(line) for line in run.read(name).splitlines()]
 
 
-def _text(lines: Sequence[Line | None]) -> bytes:
+def _text(lines: Sequence[Line]) -> bytes:
     return "".join(f"{json.dumps(line)}\n" for line in lines).encode()

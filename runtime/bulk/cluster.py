@@ -5,6 +5,7 @@ Only numbers of shards and counts of pictures pass through Ray.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -73,6 +74,9 @@ class Cluster:
         workers: how many; by default as many as there are GPUs, or groups of cores.
         say: called with messages for the user.
 
+    Attributes:
+        actors: Ray's handles of the workers that have not been given up.
+
     Raises:
         JobError: the cluster has too few cores for one worker.
     """
@@ -97,8 +101,9 @@ class Cluster:
             needs, count = {"num_cpus": threads}, sum(number // threads for number in cores)
         if not (workers or count):
             raise JobError(f"no machine of the cluster has {threads} cores; lower --threads")
-        kind = ray.remote(max_restarts=-1, **needs)(Actor)
-        self._actors = [kind.remote(run, model, threads) for _ in range(workers or count)]
+        kind: Any = ray.remote(Actor)
+        placed = kind.options(max_restarts=-1, **needs)
+        self.actors = [placed.remote(run, model, threads) for _ in range(workers or count)]
 
     def start(self) -> str:
         """Wait until a worker has loaded its engine; says which one it is.
@@ -106,11 +111,11 @@ class Cluster:
         Raises:
             Exception: what the last worker says, if none can start.
         """
-        waiting = {actor.start.remote(): actor for actor in self._actors}
+        waiting = {actor.start.remote(): actor for actor in self.actors}
         while True:
             (ready, *_), _ = ray.wait(list(waiting))
             try:
-                return f"{len(self._actors)} workers, {ray.get(ready)}"
+                return f"{len(self.actors)} workers, {ray.get(ready)}"
             except (RayTaskError, ActorDiedError) as error:
                 self._give_up(waiting.pop(ready), error)
 
@@ -124,7 +129,7 @@ class Cluster:
         Raises:
             Exception: what the last worker says, if none can go on.
         """
-        todo, idle = deque(shards), deque(self._actors)
+        todo, idle = deque(shards), deque(self.actors)
         busy: dict[Any, tuple[Any, int]] = {}
         ended: set[Any] = set()
         while (todo or busy) and not stop.is_set():
@@ -157,9 +162,9 @@ class Cluster:
         Raises:
             Exception: it is the last one.
         """
-        self._actors.remove(actor)
+        self.actors.remove(actor)
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if not self._actors:
+        if not self.actors:
             raise cause from None
         self._say(f"a worker is given up: {cause}")
         ray.kill(actor)
@@ -180,7 +185,7 @@ def connected(address: str) -> Iterator[None]:
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split())
         raise JobError(f"cannot reach Ray at {address}: {reason}") from error

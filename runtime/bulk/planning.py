@@ -81,8 +81,8 @@ def make(
     source, output, options = Folder(empty.input), Folder(empty.output), empty.options
     if output.holds(source):
         raise JobError(f"{output.url} holds the inputs; choose another output")
-    sizes, codes, kinds = array("Q"), array("B"), {}
-    dice = random.Random(0)
+    sizes, codes, dice = array("Q"), array("B"), random.Random(0)
+    kinds: dict[str, _Kind] = {}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         for group in _listed(source, output, options.pattern, warn):
             places = [splitext(place) for place, _ in group]

@@ -119,8 +119,8 @@ class Worker:
         except StorageError:
             account.withdraw(pictures)
             raise
-        for i, error in unread:
-            account.note(i, _failure(rows[i], str(error)))
+        for i, reason in unread:
+            account.note(i, _failure(rows[i], str(reason)))
         if self._stop.is_set():
             account.withdraw(pictures)
             raise Stopped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
@@ -99,7 +99,7 @@ class Pipeline:
     stop: Event
     salvage: bool = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """Upscale pictures and yield the outcome of each as soon as it is known.
 
         Jobs may arrive one by one, for example from a queue: pictures are upscaled while others are
