@@ -68,6 +68,7 @@ def test_packages_that_do_not_load_are_told_in_one_line():
         ("lpnsr.benchmarks.cli", "lpnsr-bench"),
         ("lpnsr.models.training.cli", "lpnsr-train"),
         ("lpnsr.runtime.serve.cli", "lpnsr-serve"),
+        ("lpnsr.runtime.bulk.cli", "lpnsr-bulk"),
     ],
 )
 def test_every_command_tells_the_version_without_heavy_packages(module, name):
@@ -77,6 +78,7 @@ from {module} import main
 try:
     main(["--version"])
 finally:
-    assert not {{"torch", "onnx", "onnxruntime", "openvino", "starlette"}} & set(sys.modules)
+    heavy = {{"torch", "onnx", "onnxruntime", "openvino", "starlette", "ray", "fsspec", "pyarrow"}}
+    assert not heavy & set(sys.modules)
 """
     assert python("-c", script) == f"{name} {version('lpnsr')}\n"

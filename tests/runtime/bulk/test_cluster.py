@@ -14,6 +14,8 @@ pytest.importorskip("ray", reason="needs the extra bulk")
 from .conftest import ENGINE, contents, expected, fill
 from .test_storage import bucket, download, s3, upload  # noqa: F401, fixtures
 
+pytestmark = pytest.mark.slow
+
 TWO = ("--ray", "local", "--workers", "2")
 
 
@@ -75,7 +77,6 @@ def test_a_cluster_that_is_not_there(tmp_path, bundle):
     assert run.stderr.splitlines()[-1].startswith("lpnsr-bulk: cannot reach Ray at auto: ")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_killed_workers_and_a_killed_driver_cost_nothing(tmp_path, bundle, bulk, lines):
     """200 pictures on two workers: one is killed in the middle, then the driver."""
@@ -99,7 +100,6 @@ def test_killed_workers_and_a_killed_driver_cost_nothing(tmp_path, bundle, bulk,
     assert not any("error" in line for line in found)
 
 
-@pytest.mark.slow
 def test_a_lost_engine_ends_its_process_and_ray_starts_another(tmp_path, bundle, bulk, lines):
     """As told by the engine; the shard is finished by the next process."""
     fill(tmp_path / "in", 20)
@@ -134,7 +134,6 @@ if any("default_worker.py" in word for word in sys.orig_argv):
     assert {line["attempts"] for line in lines()} == {1, 2}
 
 
-@pytest.mark.slow
 def test_two_workers_from_store_to_store(tmp_path, bundle, bucket):  # noqa: F811
     fill(tmp_path / "in", 20)
     upload(tmp_path / "in", f"{bucket}/in")

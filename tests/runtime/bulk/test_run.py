@@ -251,6 +251,7 @@ def test_a_command_line_that_makes_no_sense(capsys, arguments):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.slow  # which run where the extra is installed
 def test_a_report_in_parquet(here, bulk, lines):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra bulk")
     fill(here / "in", 4)

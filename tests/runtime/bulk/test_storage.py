@@ -90,6 +90,7 @@ def test_a_run_in_memory(memory, bulk, lines, tmp_path, bundle):
     run_in(memory, bulk, lines, tmp_path, bundle)
 
 
+@pytest.mark.slow
 def test_a_run_in_s3(bucket, bulk, lines, tmp_path, bundle):
     run_in(bucket, bulk, lines, tmp_path, bundle)
 
