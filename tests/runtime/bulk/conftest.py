@@ -13,13 +13,13 @@ from ..toy import photo
 ENGINE = ("--backend", "onnxruntime", "--threads", "1")
 
 
-def fill(folder: Path, count: int, suffix: str = ".png") -> Path:
+def fill(folder: Path, count: int, times: int = 1) -> Path:
     """Pictures of different sizes in a folder and one in it."""
     (folder / "inner").mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        pixels = photo(10 + 7 * number % 50, 20 + 11 * number % 40)
+        pixels = photo(times * (10 + 7 * number % 50), times * (20 + 11 * number % 40))
         place = folder / "inner" if number % 3 == 2 else folder
-        Image.fromarray(pixels).save(place / f"{number:03}{suffix}")
+        Image.fromarray(pixels).save(place / f"{number:03}.png")
     return folder
 
 
