@@ -80,7 +80,7 @@ def test_a_cluster_that_is_not_there(tmp_path, bundle):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_killed_workers_and_a_killed_driver_cost_nothing(tmp_path, bundle, bulk, lines):
     """200 pictures on two workers: one is killed in the middle, then the driver."""
-    fill(tmp_path / "in", 200, times=2)  # else all is done before Ray notices the first
+    fill(tmp_path / "in", 200, times=3)  # else all is done before Ray notices the first
     wanted = expected(tmp_path / "in", tmp_path / "wanted", bundle)
     with subprocess.Popen(command(tmp_path, bundle), stderr=subprocess.PIPE, text=True) as run:
         wait_for(tmp_path, run, 5)
