@@ -11,13 +11,23 @@ from PIL import Image
 from lpnsr.runtime.upscaler import Upscaler
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Set what holds for the whole process: the limit of pictures, CPU threads, GPUs' order."""
-    Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
-    if args.threads:
-        cv2.setNumThreads(args.threads)
+def prepare(megapixels: float, threads: int | None) -> None:
+    """Set what holds for the whole process.
+
+    Args:
+        megapixels: most millions of pixels of an input.
+        threads: CPU threads; None for what the libraries take.
+    """
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 5e5)  # Pillow refuses twice that
+    if threads:
+        cv2.setNumThreads(threads)
     # As nvidia-smi does it; the CUDA driver, which is not loaded yet, puts the fastest first.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def device(gpu: int | None) -> str | None:
+    """What an upscaler calls the GPU of this number."""
+    return None if gpu is None else f"cuda:{gpu}"
 
 
 def upscaler(args: argparse.Namespace) -> Upscaler:
@@ -25,7 +35,7 @@ def upscaler(args: argparse.Namespace) -> Upscaler:
     return Upscaler.from_bundle(
         args.model,
         backend=args.backend,
-        device=None if args.gpu is None else f"cuda:{args.gpu}",
+        device=device(args.gpu),
         tile=args.tile,
         batch=args.batch,
         overlap=args.overlap,

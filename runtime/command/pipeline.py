@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
@@ -40,7 +40,7 @@ _PIXELS = 2**25
 _BULKY = 2**29
 """Bytes that an encoder may hold while the next picture is upscaled."""
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Write errors that the next picture would meet, too."""
 
 
@@ -98,7 +98,7 @@ class Pipeline:
     stop: Event
     salvage: bool = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """Upscale pictures and yield the outcome of each as soon as it is known.
 
         Jobs may arrive one by one, for example from a queue: pictures are upscaled while others are
@@ -115,7 +115,7 @@ class Pipeline:
             line.start()
             for outcome in line.outcomes():
                 yield outcome
-                if _is_fatal(outcome):
+                if is_fatal(outcome):
                     line.stop()
         finally:
             line.end()
@@ -351,8 +351,9 @@ class _Line:
         return outcome
 
 
-def _is_fatal(outcome: Outcome) -> bool:
-    return isinstance(outcome.cause, OSError) and outcome.cause.errno in _DISK
+def is_fatal(outcome: Outcome) -> bool:
+    """Whether it ends the run, as the next picture would fail like this one."""
+    return isinstance(outcome.cause, OSError) and outcome.cause.errno in DISK
 
 
 class _Stopped(Exception):

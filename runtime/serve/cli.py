@@ -66,7 +66,7 @@ def _serve(args: argparse.Namespace) -> None:
     from lpnsr.runtime.serve import app, server
 
     token = _token(args)
-    opening.prepare(args)
+    opening.prepare(args.max_megapixels, args.threads)
     listener = server.listen(args.host, args.port)
     with listener, opening.upscaler(args) as upscaler:
         # What is wrong with the model shows before the first request, and that one is fast.

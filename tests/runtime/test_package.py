@@ -69,6 +69,7 @@ COMMANDS = {
     "lpnsr-bench": "lpnsr.benchmarks.cli",
     "lpnsr-train": "lpnsr.models.training.cli",
     "lpnsr-serve": "lpnsr.runtime.serve.cli",
+    "lpnsr-bulk": "lpnsr.runtime.bulk.cli",
 }
 
 
@@ -81,7 +82,8 @@ from {COMMANDS[name]} import main
 try:
     main(["{option}"])
 finally:
-    assert not {{"torch", "onnx", "onnxruntime", "openvino", "starlette"}} & set(sys.modules)
+    heavy = {{"torch", "onnx", "onnxruntime", "openvino", "starlette", "ray", "fsspec", "pyarrow"}}
+    assert not heavy & set(sys.modules)
 """
     found = python("-c", script)
     if option == "--version":
