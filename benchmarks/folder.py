@@ -24,7 +24,7 @@ from PIL import Image
 from lpnsr.benchmarks import authors, machine, report, small
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
-from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime.backends.base import Backend
@@ -156,7 +156,7 @@ def describe(kept: dict, main: bool = False) -> str:
     """Markdown of what `--json` keeps, or its `main` table alone."""
     row, scale = Row(**kept["row"]), kept["scale"]
     megapixels = scale**2 * sum(height * width for height, width in kept["sizes"]) / 1e6
-    theirs = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
+    theirs = next(values for name, values in row.seconds.items() if AUTHORS in name)
     seen = sum(authors.processed(size) for size in kept["sizes"])
     share = seen * scale**2 / 1e6 / megapixels
     lines = [
@@ -164,7 +164,7 @@ def describe(kept: dict, main: bool = False) -> str:
             name,
             spread(values),
             f"{median(values) / megapixels:.2f}",
-            f"{theirs / median(values):.2f}",
+            times_as_fast(values, theirs),
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
         ]
         for name, values in row.seconds.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 import shutil
 import sys
@@ -70,7 +71,8 @@ class Options:
     """How to measure.
 
     Attributes:
-        runs: timed rounds, after one to warm up.
+        runs: timed rounds at least, after one to warm up.
+        settled: largest spread of the times to stop at, see `time_in_turns`.
         weights: folder with official checkpoints.
         bundles: folder in which exported bundles are kept, and found again.
         bundle: one that is there, whose first graph has the workload's shape.
@@ -79,6 +81,7 @@ class Options:
     """
 
     runs: int = 5
+    settled: float = math.inf
     weights: Path | None = None
     bundles: Path | None = None
     bundle: Path | None = None
@@ -133,9 +136,10 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         with _cache(folder / "cache"):
             methods.add_eager(chain, values["lr"], values["noise"], options.compiles)
             methods.add_engines(bundle, values["lr"], values["noise"], mixed, traced)
-        _say(f"{model.label}: {options.runs} rounds of {', '.join(methods.runs)}")
+        _say(f"{model.label}: {', '.join(methods.runs)} in turns")
         lr, noise = (torch.from_numpy(values[part]) for part in ("lr", "noise"))
-        row = time_in_turns(Row(model.label, 0), methods.runs, options.runs)
+        row = Row(model.label, 0)
+        time_in_turns(row, methods.runs, options.runs, options.settled)
         graph_macs, constants = count.graph(bundle.graph_path(bundle.manifest.graphs[0]))
         chain.cpu()
         row.macs = count.eager(lambda: chain(lr, noise))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from lpnsr.benchmarks.count import calls_of
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.report import table
-from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.benchmarks.timing import WITHIN, Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.check.verify import random_input
@@ -93,8 +92,8 @@ def report(figures: Mapping[str, Any]) -> str:
     header = ["stage", "calls", "GMAC", *rows[0].seconds]
     lines = [[row.name, str(calls[row.name]), *_cells(row)] for row in rows]
     return (
-        f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and half the "
-        f"spread of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
+        f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and spread "
+        f"of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
         f"it. {about['processor']}, {about['cores']} cores; in matrix products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
         + ".\n\n"
@@ -103,12 +102,12 @@ def report(figures: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Row) -> Iterator[str]:
-    eager = statistics.median(row.seconds[EAGER])
     yield f"{row.macs / 1e9:.1f}"
     for engine, seconds in row.seconds.items():
         cell = spread(seconds)
         if engine != EAGER:
-            cell += f", {eager / statistics.median(seconds):.2f}x, {row.psnr[engine]:.0f} dB"
+            times = times_as_fast(seconds, row.seconds[EAGER])
+            cell += f", {times if times == WITHIN else f'{times}x'}, {row.psnr[engine]:.0f} dB"
         yield cell
 
 
