@@ -20,7 +20,7 @@ from lpnsr.benchmarks import count, process, weights
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
 from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
 from lpnsr.benchmarks.workloads import Model, Workload
-from lpnsr.export.check.verify import random_input
+from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.pack import pack
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
@@ -132,12 +132,13 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             return _exported(here, preset, shape, target, "mixed", topology)[0]
 
         values = random_input(preset, *shape, seed=0)
+        lr, noise = tensors(values)
+        inputs = lr.numpy(), noise.numpy()
         methods = Methods()
         with _cache(folder / "cache"):
-            methods.add_eager(chain, values["lr"], values["noise"], options.compiles)
-            methods.add_engines(bundle, values["lr"], values["noise"], mixed, traced)
+            methods.add_eager(chain, *inputs, options.compiles)
+            methods.add_engines(bundle, *inputs, mixed, traced)
         _say(f"{model.label}: {', '.join(methods.runs)} in turns")
-        lr, noise = (torch.from_numpy(values[part]) for part in ("lr", "noise"))
         row = Row(model.label, 0)
         time_in_turns(row, methods.runs, options.runs, options.settled)
         graph_macs, constants = count.graph(bundle.graph_path(bundle.manifest.graphs[0]))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from tqdm import tqdm
 
 from lpnsr.benchmarks import count, machine, plots
@@ -29,7 +28,7 @@ from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import WITHIN, Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino
-from lpnsr.export.check.verify import random_input
+from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.models.chain import Chain
@@ -121,7 +120,7 @@ def measure_stages(
 ) -> Iterator[Row]:
     """Time every stage on what the chain calls it with first."""
     values = random_input(preset, *shape, seed=0)
-    calls = record(chain, *(torch.from_numpy(values[name]) for name in ("lr", "noise")))
+    calls = record(chain, *tensors(values))
     first = {call.stage.name: call for call in reversed(calls)}
     for stage in tqdm(preset.stages, desc="stages", unit="stage", disable=None):
         name, call = stage.name, first[stage.name]
