@@ -14,6 +14,9 @@ from lpnsr.models.bicubic import Bicubic
 TO_OPPONENT = ((0.25, 0.5, 0.25), (-0.5, 1.0, -0.5), (1.0, 0.0, -1.0))
 FROM_OPPONENT = ((1.0, -0.5, 0.5), (1.0, 0.5, 0.0), (1.0, -0.5, -0.5))
 NEIGHBOURHOOD = 5
+OVERSHOOT = 8 / 127.5
+"""How far a value may lie beyond those around it: eight levels of 255."""
+
 LEAK = 0.1
 FIRST_SPREAD = 0.02
 
@@ -41,10 +44,11 @@ class CompactConfig:
 class CompactUpsampler(nn.Module):
     """Bicubic interpolation and what a stack of 3x3 convolutions adds to it.
 
-    All convolutions work at the input's resolution; a pixel-shuffle comes last. What is added to
-    luma and to each of two colour differences is limited to the range that it has among the 5x5
-    input pixels around: where the input is flat the output is its interpolation, and where it is
-    grey the output is grey, whatever the weights.
+    All convolutions work at the input's resolution; a pixel-shuffle comes last. Luma and each of
+    two colour differences stay within the range that they have among the 5x5 input pixels around,
+    and eight levels, but no more than that range, beyond it: where the input is flat the output is
+    the same value, where it is grey the output is grey, and edges do not ring, whatever the
+    weights.
 
     Source: the layout is that of the compact networks of Wang et al., Real-ESRGAN (2021); opponent
     colours and limits are ours.
@@ -72,19 +76,22 @@ class CompactUpsampler(nn.Module):
         x = lr
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), LEAK)
-        limit = self._contrast(lr).repeat_interleave(self.config.scale**2, dim=1)
-        detail = torch.maximum(torch.minimum(self.last(x), limit), -limit)
-        detail = F.conv2d(detail, self.from_opponent)
-        return F.pixel_shuffle(self.bicubic.blocks(lr) + detail, self.config.scale)
-
-    def _contrast(self, lr: Tensor) -> Tensor:
-        """Range of luma and colour differences around each pixel, (B, 3, h, w)."""
         values = F.conv2d(lr, self.to_opponent)
-        highest, negated_lowest = (
+        lowest, highest = self._limits(values)
+        block = self.config.scale**2
+        found = self.bicubic.blocks(values) + self.last(x)
+        found = torch.minimum(found, highest.repeat_interleave(block, dim=1))
+        found = torch.maximum(found, lowest.repeat_interleave(block, dim=1))
+        return F.pixel_shuffle(F.conv2d(found, self.from_opponent), self.config.scale)
+
+    def _limits(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest value allowed at each pixel of each channel, (B, 3, h, w) both."""
+        highest, negated = (
             F.max_pool2d(x, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
             for x in (values, -values)
         )
-        return highest + negated_lowest
+        beyond = (highest + negated).clamp(max=OVERSHOOT)
+        return -negated - beyond, highest + beyond
 
     def _start_near_identity(self, inner: list[nn.Conv2d]) -> None:
         """Let features pass unchanged at first, which is what lets so deep a stack learn."""

@@ -19,6 +19,7 @@ DIFFUSION_STAGES = ("timestep_estimator", "encoder")
 """Those of DM-SR."""
 CHOICES = {
     "pixel": ("l1", "l2", "charbonnier", "psnr"),
+    "judged": ("all", "degraded"),
     "start": ("bicubic", "pre_upsampler"),
     "states": ("forward", "chain"),
     "target": ("original", "noise_free"),
@@ -40,10 +41,16 @@ class StageConfig:
         ema: decay of the moving average of the weights, which is what is kept.
         pixel: loss on values: l1, l2, charbonnier or psnr (the logarithm of each picture's mean
             squared error, so that all pictures count alike).
+        clean_error: weight of the logarithm of each clean crop's mean squared error, which lets
+            smooth crops, whose errors are small, count as much as busy ones.
         perceptual: weight of the perceptual term.
         degraded_perceptual: added to that weight for degraded crops, so that a network that tells
             them from clean ones can be crisp there and faithful here.
         adversarial: weight of the hinge loss; 0 for none.
+        features: weight of the distance of the discriminator's features (feature matching).
+        judged: what the discriminator sees, all crops or degraded ones alone, so that a network is
+            not led to invent detail where the input is clean.
+        judge_channels: width of the discriminator's first layer.
         adversarial_start: iteration from which there is a discriminator.
         start: what the chain starts from in training.
         states: what the denoiser learns from: x_t made of the true x_0 (forward, ResShift's
@@ -70,9 +77,13 @@ class StageConfig:
     clip: float = 1.0
     ema: float = 0.999
     pixel: str = "l1"
+    clean_error: float = 0.0
     perceptual: float = 1.0
     degraded_perceptual: float = 0.0
     adversarial: float = 0.1
+    features: float = 0.0
+    judged: str = "all"
+    judge_channels: int = 64
     adversarial_start: int = 10_000
     start: str = "bicubic"
     states: str = "forward"

@@ -29,3 +29,12 @@ class PatchDiscriminator(nn.Sequential):
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) -> verdicts (B, 1, about H/8, about W/8), high for what looks real."""
         return super().forward(pictures)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """What each activation puts out, from fine to coarse, and the verdicts, last."""
+        found, x = [], pictures
+        for module in self:
+            x = module(x)
+            if isinstance(module, nn.LeakyReLU):
+                found.append(x)
+        return [*found, x]

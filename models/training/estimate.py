@@ -60,7 +60,9 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     """What the stage `name` takes with these settings; the perceptual term is not counted."""
     with torch.device("meta"):
         chain = preset.build()
-        judge = PatchDiscriminator() if settings.adversarial else nn.Identity()
+        judge: nn.Module = nn.Identity()
+        if settings.adversarial:
+            judge = PatchDiscriminator(settings.judge_channels)
         lr = torch.empty(settings.batch, 3, settings.crop, settings.crop)
         hr = nn.functional.interpolate(lr, scale_factor=float(preset.scale))
     network = chain.network(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -86,6 +86,17 @@ def perceptual_loss(device: torch.device) -> tuple[nn.Module, str]:
 def generator_loss(of_found: Tensor) -> Tensor:
     """What the generator minimises: a discriminator's verdict on its pictures, negated."""
     return -of_found.mean()
+
+
+def feature_distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """Mean distance of a discriminator's features, each relative to the expected ones' size.
+
+    A perceptual term without trained weights, for targets that the input determines, as a teacher's
+    pictures are (Wang et al., pix2pixHD, 2018, feature matching).
+    """
+    pairs = zip(found, expected, strict=True)
+    distances = [F.l1_loss(a.float(), b.float()) / b.float().abs().mean() for a, b in pairs]
+    return torch.stack(distances).mean()
 
 
 def discriminator_loss(of_found: Tensor, of_expected: Tensor) -> Tensor:

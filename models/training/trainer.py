@@ -29,6 +29,7 @@ from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.log import CsvLog, contact_sheet
 from lpnsr.models.training.losses import (
     discriminator_loss,
+    feature_distance,
     generator_loss,
     perceptual_loss,
     pixel_loss,
@@ -80,7 +81,7 @@ class Trainer:
             tqdm.write(note)
         self.discriminator: PatchDiscriminator | None = None
         if self.settings.adversarial:
-            self.discriminator = PatchDiscriminator().to(device)
+            self.discriminator = PatchDiscriminator(self.settings.judge_channels).to(device)
             self.judge_optimizer, self.judge_scheduler = self._optimizer(self.discriminator)
 
     @property
@@ -169,32 +170,41 @@ class Trainer:
         batch = self.data.batch(settings.batch, settings.crop)
         lr, hr, degraded = (x.to(self.device) for x in batch)
         judging = self.iteration >= settings.adversarial_start
-        discriminator = self.discriminator if judging else None
+        judged = degraded if settings.judged == "degraded" else torch.ones_like(degraded)
+        discriminator = self.discriminator if judging and judged.any() else None
         perceptual = adversarial = judge = lr.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
             found, expected, *more = self.stage.predict(lr, hr)
             if self.perceptual is not None or discriminator is not None:
                 picture = self.stage.picture(found).float()
             if discriminator is not None:
-                discriminator.requires_grad_(False)
-                adversarial = generator_loss(discriminator(picture).float())
-        pixel = self.pixel(found.float(), expected)
+                adversarial = self._adversarial(discriminator, picture[judged], hr[judged])
+        pixel = self._pixel(found.float(), expected, degraded)
         if self.perceptual is not None:
             perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
-        loss = sum(more, pixel + perceptual + settings.adversarial * adversarial)
+        loss = sum(more, pixel + perceptual + judged.float().mean() * adversarial)
         rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
         self.average.update(self.network, self.iteration)
         if discriminator is not None:
             discriminator.requires_grad_(True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                verdicts = [discriminator(seen).float() for seen in (picture.detach(), hr)]
+                seen = picture[judged].detach(), hr[judged]
+                verdicts = [discriminator(pictures).float() for pictures in seen]
             judge = discriminator_loss(*verdicts)
             self._update(discriminator, self.judge_optimizer, self.judge_scheduler, judge)
         terms = [value.item() for value in (loss, pixel, perceptual, adversarial, judge)]
         row = [self.iteration, *terms, gradient, rate_now, time.monotonic() - started]
         self.iteration += 1
         return row
+
+    def _pixel(self, found: Tensor, expected: Tensor, degraded: Tensor) -> Tensor:
+        """The loss on values, a scalar, with what clean crops add to it."""
+        loss, clean = self.pixel(found, expected), ~degraded
+        if self.settings.clean_error and clean.any():
+            error = pixel_loss("psnr")(found[clean], expected[clean])
+            loss = loss + self.settings.clean_error * clean.float().mean() * error
+        return loss
 
     def _perceptual(
         self, distance: nn.Module, picture: Tensor, hr: Tensor, degraded: Tensor
@@ -208,6 +218,18 @@ class Trainer:
                 term = distance(picture[chosen], hr[chosen]).mean()
                 total = total + (settings.perceptual + more) * chosen.float().mean() * term
         return total
+
+    def _adversarial(self, discriminator: PatchDiscriminator, found: Tensor, hr: Tensor) -> Tensor:
+        """What the discriminator makes of pictures, a weighted scalar."""
+        settings = self.settings
+        discriminator.requires_grad_(False)
+        *features, verdicts = discriminator.features(found)
+        loss = settings.adversarial * generator_loss(verdicts.float())
+        if settings.features:
+            with torch.no_grad():
+                *expected, _ = discriminator.features(hr)
+            loss = loss + settings.features * feature_distance(features, expected)
+        return loss
 
     def _update(
         self, network: nn.Module, optimizer: AdamW, scheduler: LambdaLR, loss: Tensor

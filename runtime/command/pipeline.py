@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -320,7 +319,7 @@ class _Line:
             outcome.sha256 = formats.write(target, self._pipeline.kind, bands, spec)
         except Dropped:
             return None
-        except (*DAMAGE, MemoryError, zlib.error) as error:
+        except (*DAMAGE, MemoryError) as error:
             reason = str(error) or "not enough memory"
             outcome.error, outcome.cause = f"cannot write {target}: {reason}", error
         finally:

@@ -34,5 +34,7 @@ def _blur(picture: np.ndarray) -> np.ndarray:
     for level in range(LEVELS):
         taps = np.zeros(2 * 2**level + 1, dtype=np.float32)
         taps[[0, 2**level, -1]] = (0.25, 0.5, 0.25)
-        picture = cv2.sepFilter2D(picture, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+        for kernel in (taps[None], taps[:, None]):
+            # Not sepFilter2D, which multiplies by the zeros between the taps too.
+            picture = cv2.filter2D(picture, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     return picture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 from PIL import ExifTags, Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -21,8 +21,8 @@ from lpnsr.runtime.pictures.images import ImageError
 from lpnsr.runtime.pictures.metadata import Metadata, Tags, exif_bytes
 from lpnsr.runtime.tiles.rows import regroup
 
-_LEVEL = 3
-"""Effort of zlib: higher ones take longer and gain nothing on photographs."""
+_LEVEL = 1
+"""Effort of ISA-L: files as small as zlib makes with this effort, in a quarter of the time."""
 
 _CLASSIC_TIFF = 2**32 - 2**26
 """Most bytes before the tags of a TIFF file with 32-bit offsets."""
@@ -150,7 +150,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def _write_png(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
     def chunk(kind: bytes, content: bytes) -> None:
         stream.write(struct.pack(">I", len(content)) + kind + content)
-        stream.write(struct.pack(">I", zlib.crc32(kind + content)))
+        stream.write(struct.pack(">I", isal_zlib.crc32(kind + content)))
 
     (height, width), details = layout.size, layout.metadata
     stream.write(b"\x89PNG\r\n\x1a\n")
@@ -158,7 +158,7 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
     bits = 8 * layout.dtype.itemsize
     chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
     if details.profile:
-        chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(details.profile))
+        chunk(b"iCCP", b"ICC Profile\0\0" + isal_zlib.compress(details.profile))
     if details.dpi:
         across, down = (round(dpi / 0.0254) for dpi in details.dpi)
         chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
@@ -166,7 +166,7 @@ def _write_png(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
         chunk(b"eXIf", exif_bytes(details.tags(layout.size)).removeprefix(b"Exif\0\0"))
     if details.xmp:
         chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + details.packet(layout.size))
-    packer = zlib.compressobj(_LEVEL)
+    packer = isal_zlib.compressobj(_LEVEL)
     above = np.zeros(width * layout.channels * layout.dtype.itemsize, dtype=np.uint8)
     for band in bands:
         samples = band.astype(band.dtype.newbyteorder(">")).view(np.uint8).reshape(len(band), -1)
@@ -216,7 +216,8 @@ def _write_tiles(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> Tags:
         margin = ((0, rows - len(band)), (0, padding), (0, 0))
         samples = np.pad(band, margin, mode="edge")
         samples[:, 1:] -= samples[:, :-1].copy()
-        packed = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")).tobytes(), _LEVEL)
+        content = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+        packed = isal_zlib.compress(content, _LEVEL)
         offsets.append(stream.tell())
         counts.append(len(packed))
         stream.write(packed)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lpnsr.models.bicubic import Bicubic
-from lpnsr.models.compact import CompactConfig, CompactUpsampler
+from lpnsr.models.compact import OVERSHOOT, CompactConfig, CompactUpsampler
 
 
 @pytest.fixture
@@ -32,17 +32,26 @@ def test_grey_stays_grey(network):
     torch.testing.assert_close(upscaled[:, 2], upscaled[:, 1], atol=1e-6, rtol=0)
 
 
-def test_what_is_added_to_luma_is_limited_by_the_contrast_around(network):
+def test_edges_do_not_ring(network):
     grey = torch.zeros(1, 3, 24, 24)
     grey[..., 12:] = 0.25
-    added = (network(grey) - Bicubic(4)(grey)).abs()[0, 0]
-    assert added.max() == pytest.approx(0.25, abs=1e-5)
+    upscaled = network(grey)[0, 0]
+    assert upscaled.max() == pytest.approx(0.25 + OVERSHOOT, abs=1e-5)
+    assert upscaled.min() == pytest.approx(-OVERSHOOT, abs=1e-5)
     # The edge is among the 5x5 pixels around columns 10 to 13 only.
-    assert added[:, : 4 * 10].max() < 1e-6
-    assert added[:, 4 * 14 :].max() < 1e-6
+    assert upscaled[:, : 4 * 10].abs().max() < 1e-6
+    assert (upscaled[:, 4 * 14 :] - 0.25).abs().max() < 1e-6
+
+
+def test_faint_edges_do_not_ring_by_more_than_their_height(network):
+    grey = torch.zeros(1, 3, 24, 24)
+    grey[..., 12:] = 0.01
+    upscaled = network(grey)[0, 0]
+    assert upscaled.max() == pytest.approx(0.02, abs=1e-5)
+    assert upscaled.min() == pytest.approx(-0.01, abs=1e-5)
 
 
 def test_a_fresh_network_interpolates():
     fresh = CompactUpsampler(CompactConfig(channels=8, layers=3)).eval().requires_grad_(False)
-    lr = torch.rand(1, 3, 10, 11) * 2 - 1
+    lr = torch.linspace(-1, 1, 24).expand(1, 3, 24, 24)
     torch.testing.assert_close(fresh(lr), Bicubic(4)(lr))

@@ -11,9 +11,8 @@ from lpnsr.models.presets import Network, Preset
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
-from lpnsr.models.training import cli, trainer
+from lpnsr.models.training import cli
 from lpnsr.models.training.config import STAGES
-from lpnsr.models.training.discriminator import PatchDiscriminator
 
 UNET = partial(
     SwinUNetConfig,
@@ -49,14 +48,14 @@ crop = 16
 learning_rate = {learning_rate}
 start = "pre_upsampler"
 adversarial_start = {judged}
+judge_channels = 4
 save_every = 2
 """
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    """The preset `toy` and a discriminator of few channels, for this test."""
-    monkeypatch.setattr(trainer, "PatchDiscriminator", partial(PatchDiscriminator, channels=4))
+    """The preset `toy`, for this test."""
     monkeypatch.setitem(presets.PRESETS, "toy", TOY)
     return TOY
 
