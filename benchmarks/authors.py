@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpnsr.kernels.recurrence import Step, drive
+from lpnsr.kernels.recurrence import PICTURE, Step, drive
 from lpnsr.models.chain import Chain, Eager
 from lpnsr.models.families import Stage
 from lpnsr.runtime.pictures import color
@@ -29,19 +29,21 @@ def autocast(device: str) -> AbstractContextManager:
 
 
 @torch.no_grad()
-def sample(chain: Chain, lr: Tensor, noise: Tensor) -> Tensor:
+def sample(chain: Chain, lr: Tensor, noise: Tensor, **given: Tensor) -> Tensor:
     """Upscale like `Chain.forward`, with the calls that the authors make.
 
     Args:
         chain: the networks.
         lr: (B, 3, h, w) in [-1, 1].
         noise: (K, B, C, h, w).
+        **given: what was made for the whole picture, by name; left out, it is made of `lr`.
     """
     start, *steps = chain.updates()
     predicts = chain.has("noise_predictor")
-    executor = Procedure(chain, {"lr": lr}, noise)
+    executor = Procedure(chain, {"lr": lr, **given}, noise)
+    stages = [stage for stage in chain.stages if not (given and stage.phase == PICTURE)]
     with autocast(lr.device.type):
-        drive(chain.stages, [start, *(replace(s, predicted=predicts) for s in steps)], executor)
+        drive(stages, [start, *(replace(s, predicted=predicts) for s in steps)], executor)
     return executor.values["sr"].float()
 
 
@@ -106,7 +108,7 @@ def _blended(chain: Chain, lr: Tensor, generator: torch.Generator) -> Tensor:
     for top in starts(lr.shape[2]):
         for left in starts(lr.shape[3]):
             tile = lr[..., top : top + TILE, left : left + TILE]
-            sr = sample(chain, tile, _noise(chain, tile, generator)).double().cpu()
+            sr = sample(chain, tile, random_noise(chain, tile, generator)).double().cpu()
             scale = sr.shape[2] // tile.shape[2]
             if not total.ndim:
                 shape = [scale * side for side in lr.shape[2:]]
@@ -126,7 +128,10 @@ def _gaussian(side: int) -> Tensor:
     return torch.from_numpy(cv2.getGaussianKernel(side + 1 - side % 2, 0)[-side:, 0].copy())
 
 
-def _noise(chain: Chain, tile: Tensor, generator: torch.Generator) -> Tensor:
+def random_noise(chain: Chain, tile: Tensor, generator: torch.Generator) -> Tensor:
+    """All draws that a chain makes for tiles (B, 3, h, w); empty if it makes none."""
+    if not chain.schedule.draws:
+        return tile.new_empty(0)
     channels = chain.denoiser.config.out_channels
     shape = chain.schedule.draws, len(tile), channels, *tile.shape[2:]
     return torch.randn(shape, generator=generator).to(tile.device)

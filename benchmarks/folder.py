@@ -24,7 +24,7 @@ from PIL import Image
 from lpnsr.benchmarks import authors, machine, report, small
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
-from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime.backends.base import Backend
@@ -41,34 +41,41 @@ class Eager(Backend):
     """A backend of the runtime that runs the eager chain, whatever the graph.
 
     Args:
+        chain: the networks.
         call: `Chain.forward`, or what stands in for it.
-        device: of the chain.
     """
 
-    def __init__(self, call: Callable[..., torch.Tensor], device: torch.device) -> None:
-        self._call, self._device = call, device
+    def __init__(self, chain: Chain, call: Callable[..., torch.Tensor]) -> None:
+        self._chain, self._call = chain, call
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """A session in which the chain takes the place of the graph."""
-        return _EagerSession(bundle, graph, self._call, self._device)
+        return _EagerSession(bundle, graph, self._chain, self._call)
 
     def describe(self) -> str:
         """Name and device."""
-        return f"PyTorch {torch.__version__} on {self._device} in fp32"
+        return f"PyTorch {torch.__version__} on {_device(self._chain)} in fp32"
 
 
 class _EagerSession(Session):
     def __init__(
-        self, bundle: Bundle, graph: Graph, call: Callable[..., torch.Tensor], device: torch.device
+        self, bundle: Bundle, graph: Graph, chain: Chain, call: Callable[..., torch.Tensor]
     ) -> None:
         super().__init__(bundle, graph)
-        self._call, self._device = call, device
+        self._chain, self._call, self._device = chain, call, _device(chain)
+
+    @torch.no_grad()
+    def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
+        """What is made for a whole picture."""
+        found = self._chain.estimate(torch.from_numpy(lr).to(self._device))
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
     @torch.no_grad()
     def run(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """Upscale one batch."""
-        inputs = [torch.from_numpy(array).to(self._device) for array in (lr, noise)]
-        return self._call(*inputs).cpu().numpy()
+        values = {"lr": lr, "noise": noise, **given}
+        tensors = {name: torch.from_numpy(value).to(self._device) for name, value in values.items()}
+        return self._call(**tensors).cpu().numpy()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +133,6 @@ def run(args: argparse.Namespace) -> int:
 
 def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
     """The authors' procedure, ours in eager PyTorch with their calls and without, and engines."""
-    device = next(chain.parameters()).device
 
     def ours(backend: Backend) -> Run:
         upscaler = Upscaler(Description(bundle.path), backend)
@@ -142,8 +148,8 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
         return call
 
     methods = Methods()
-    methods.add(EAGER, lambda: ours(Eager(chain, device)))
-    calls = Eager(lambda lr, noise: authors.sample(chain, lr, noise), device)
+    methods.add(EAGER, lambda: ours(Eager(chain, chain)))
+    calls = Eager(chain, partial(authors.sample, chain))
     methods.add(EAGER + CALLS, lambda: ours(calls))
     methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
     for name in BACKENDS:
@@ -156,7 +162,7 @@ def describe(kept: dict, main: bool = False) -> str:
     """Markdown of what `--json` keeps, or its `main` table alone."""
     row, scale = Row(**kept["row"]), kept["scale"]
     megapixels = scale**2 * sum(height * width for height, width in kept["sizes"]) / 1e6
-    theirs = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
+    theirs = next(values for name, values in row.seconds.items() if AUTHORS in name)
     seen = sum(authors.processed(size) for size in kept["sizes"])
     share = seen * scale**2 / 1e6 / megapixels
     lines = [
@@ -164,7 +170,7 @@ def describe(kept: dict, main: bool = False) -> str:
             name,
             spread(values),
             f"{median(values) / megapixels:.2f}",
-            f"{theirs / median(values):.2f}",
+            times_as_fast(values, theirs),
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
         ]
         for name, values in row.seconds.items()
@@ -185,6 +191,10 @@ def describe(kept: dict, main: bool = False) -> str:
         ]
         parts += ["Not possible here:", "\n".join(absent)] if absent else []
     return "\n\n".join(parts)
+
+
+def _device(chain: Chain) -> torch.device:
+    return next(chain.parameters()).device
 
 
 def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:

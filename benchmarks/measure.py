@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from lpnsr.benchmarks import count, process, weights
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
 from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
 from lpnsr.benchmarks.workloads import Model, Workload
-from lpnsr.export.check.verify import random_input
+from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.pack import pack
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
@@ -71,7 +72,8 @@ class Options:
     """How to measure.
 
     Attributes:
-        runs: timed rounds, after one to warm up.
+        runs: timed rounds at least, after one to warm up.
+        settled: largest spread of the times to stop at, see `time_in_turns`.
         weights: folder with official checkpoints.
         bundles: folder in which exported bundles are kept, and found again.
         bundle: one that is there, whose first graph has the workload's shape.
@@ -80,6 +82,7 @@ class Options:
     """
 
     runs: int = 5
+    settled: float = math.inf
     weights: Path | None = None
     bundles: Path | None = None
     bundle: Path | None = None
@@ -130,13 +133,15 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             return _exported(here, preset, shape, target, "mixed", topology)[0]
 
         values = random_input(preset, *shape, seed=0)
+        lr, noise = tensors(values)
+        inputs = lr.numpy(), noise.numpy()
         methods = Methods()
         with _cache(folder / "cache"):
-            methods.add_eager(chain, values["lr"], values["noise"], options.compiles)
-            methods.add_engines(bundle, values["lr"], values["noise"], mixed, traced)
-        _say(f"{model.label}: {options.runs} rounds of {', '.join(methods.runs)}")
-        lr, noise = (torch.from_numpy(values[part]) for part in ("lr", "noise"))
-        row = time_in_turns(Row(model.label, 0), methods.runs, options.runs)
+            methods.add_eager(chain, *inputs, options.compiles)
+            methods.add_engines(bundle, *inputs, mixed, traced)
+        _say(f"{model.label}: {', '.join(methods.runs)} in turns")
+        row = Row(model.label, 0)
+        time_in_turns(row, methods.runs, options.runs, options.settled)
         file = bundle.graph_path(bundle.manifest.graphs[0])
         graph_macs, constants = count.graph(file)
         for name, (_, engine, _) in methods.engines.items():

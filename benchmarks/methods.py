@@ -186,20 +186,22 @@ def _loaded(
     else:
         backend = TensorRt(engine, cuda_graph=False)
     session = backend.load(bundle, graph)
-    return lambda: session.run(lr, noise)
+    return lambda: session.run(lr, noise, **session.estimate(lr))
 
 
 def compile_networks(chain: Chain) -> Chain:
     """The chain with each network compiled by `torch.compile`; weights are shared."""
-    parts = {name: _compiled(module) for name, module in chain.named_children() if name != "codec"}
-    codec = copy.copy(chain.network("autoencoder"))
-    codec._modules = {name: _compiled(module) for name, module in codec.named_children()}
-    return chain.replaced(codec=codec, **parts)
+    return chain.replaced(**{name: _compiled(module) for name, module in chain.named_children()})
 
 
 def _compiled(module: nn.Module) -> nn.Module:
+    """A network, or the parts of one that is not called as a whole, such as an autoencoder."""
     module = copy.copy(module)
-    module.compile()
+    if "forward" in vars(type(module)):
+        module.compile()
+    else:
+        parts = {name: _compiled(part) for name, part in module.named_children()}
+        module._modules = {**module._modules, **parts}
     return module
 
 

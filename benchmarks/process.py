@@ -125,13 +125,13 @@ def _engine(task: Task) -> tuple[Call, Call]:
 def _eager(task: Task) -> tuple[Call, Call]:
     import torch
 
+    from lpnsr.benchmarks.authors import random_noise
     from lpnsr.benchmarks.methods import compile_networks
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chain = torch.load(task.model, weights_only=False, map_location=device)
     lr = torch.rand(1, 3, *task.size, device=device)
-    shape = chain.schedule.draws, 1, chain.denoiser.config.out_channels, *task.size
-    noise = torch.randn(shape, device=device)
+    noise = random_noise(chain, lr, torch.Generator().manual_seed(0))
     if task.backend == "torch.compile":
         chain = compile_networks(chain)
 

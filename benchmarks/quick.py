@@ -17,5 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
-    options = Options(args.runs, bundle=BUILTIN, compiles=args.compile)
+    settled = args.spread / 100
+    options = Options(args.runs, settled, bundle=BUILTIN, compiles=args.compile)
     return table.measure_all(WORKLOADS["quick"], options, args)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
 from statistics import median
 from typing import Any
 
 from lpnsr.benchmarks.machine import RATES
 from lpnsr.benchmarks.measure import Result
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, STAGED, TRACED, UNCAPTURED
-from lpnsr.benchmarks.timing import spread
+from lpnsr.benchmarks.timing import spread, tell_apart, times_as_fast
 from lpnsr.benchmarks.workloads import Published, Workload
 
 CAUSES = (
@@ -69,7 +70,7 @@ def _methods(
     result: Result, rates: Mapping[str, float], peaks: bool
 ) -> Iterator[tuple[str, list[str]]]:
     row = result.row
-    authors = next(median(values) for name, values in row.seconds.items() if AUTHORS in name)
+    authors = next(values for name, values in row.seconds.items() if AUTHORS in name)
     for name, values in row.seconds.items():
         macs = row.macs if name.startswith("PyTorch") else result.graph_macs
         # Mixed precision is float16 for the most part.
@@ -79,7 +80,7 @@ def _methods(
         odd = AUTHORS in name or TRACED in name or rate is None
         cells = [
             spread(values),
-            f"{authors / median(values):.2f}",
+            times_as_fast(values, authors),
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
             "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
@@ -149,29 +150,28 @@ def costs(results: Sequence[Result]) -> str:
     return table(header, lines)
 
 
-def causes(row: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+def causes(methods: Collection[str]) -> dict[str, dict[str, tuple[str, str]]]:
     """What a speed-up over the authors' procedure consists of.
 
     Between the authors' procedure and a method lie others that differ in one thing each; the
     factors are ratios of neighbouring medians, and their product is the total.
 
     Args:
-        row: method -> seconds.
+        methods: that were measured.
 
     Returns:
-        method -> cause -> factor, the total last.
+        method -> cause -> the methods before and after it; the total last.
     """
-    medians = {name: median(values) for name, values in row.items()}
-    authors = next(name for name in medians if AUTHORS in name)
+    authors = next(name for name in methods if AUTHORS in name)
     found = {}
-    for name in medians:
+    for name in methods:
         if any(part in name for part in (AUTHORS, CALLS, TRACED, STAGED, UNCAPTURED)):
             continue
         factors, before = {}, authors
-        for cause, after in _path(name, authors.removesuffix(AUTHORS), medians):
-            factors[cause] = medians[before] / medians[after]
+        for cause, after in _path(name, authors.removesuffix(AUTHORS), methods):
+            factors[cause] = before, after
             before = after
-        found[name] = {**factors, "total": medians[authors] / medians[name]}
+        found[name] = {**factors, "total": (authors, name)}
     return found
 
 
@@ -192,13 +192,28 @@ def _path(name: str, ours: str, there: Collection[str]) -> list[tuple[str, str]]
 
 def causes_table(rows: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:
     """The factors of every method of models (label, seconds)."""
-    found = [(label, name, f) for label, row in rows for name, f in causes(row).items()]
+    found = []
+    for label, row in rows:
+        for name, steps in causes(row).items():
+            factors = {
+                cause: times_as_fast(row[after], row[before])
+                for cause, (before, after) in steps.items()
+            }
+            found.append((label, name, factors))
     names = [n for n in CAUSES if any(n in factors for _, _, factors in found)]
-    lines = [
-        [label, name, *(f"{factors[n]:.2f}" if n in factors else "-" for n in names)]
-        for label, name, factors in found
-    ]
+    lines = [[label, name, *(factors.get(n, "-") for n in names)] for label, name, factors in found]
     return table(["model", "method", *names], lines)
+
+
+def ties(results: Sequence[Result]) -> str:
+    """The models that a method has not told apart, as a sentence; empty if there are none."""
+    found: dict[str, list[str]] = {}
+    for one, other in combinations(results, 2):
+        for name in one.row.seconds.keys() & other.row.seconds.keys():
+            if not tell_apart(one.row.seconds[name], other.row.seconds[name]):
+                found.setdefault(f"{one.label} and {other.label}", []).append(name)
+    pairs = [f"{pair} ({', '.join(sorted(names))})" for pair, names in found.items()]
+    return f"Not told apart, as their spreads overlap: {'; '.join(pairs)}." if pairs else ""
 
 
 def missing(results: Sequence[Result]) -> str:
@@ -232,6 +247,7 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
         + f".{_changed(workload)}",
         speeds(workload, results, rates),
+        *filter(None, [ties(results)]),
     ]
     if not main:
         parts += [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from tqdm import tqdm
 
 from lpnsr.benchmarks import count, machine, plots
@@ -27,10 +25,10 @@ from lpnsr.benchmarks.count import calls_of
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
 from lpnsr.benchmarks.report import table
-from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
+from lpnsr.benchmarks.timing import WITHIN, Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino
-from lpnsr.export.check.verify import random_input
+from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.models.chain import Chain
@@ -100,8 +98,8 @@ def report(figures: Mapping[str, Any]) -> str:
     header = ["stage", "calls", "GMAC", *rows[0].seconds]
     lines = [[row.name, str(calls[row.name]), *_cells(row)] for row in rows]
     return (
-        f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and half the "
-        f"spread of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
+        f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and spread "
+        f"of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
         f"it{_rates_meant(rows[0])}. {about['processor']}, {about['cores']} cores; in matrix "
         "products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
@@ -119,12 +117,12 @@ def _rates_meant(row: Row) -> str:
 
 
 def _cells(row: Row) -> Iterator[str]:
-    eager = statistics.median(row.seconds[EAGER])
     yield f"{row.macs / 1e9:.1f}"
     for engine, seconds in row.seconds.items():
         cell = spread(seconds)
         if engine != EAGER:
-            cell += f", {eager / statistics.median(seconds):.2f}x, {row.psnr[engine]:.0f} dB"
+            times = times_as_fast(seconds, row.seconds[EAGER])
+            cell += f", {times if times == WITHIN else f'{times}x'}, {row.psnr[engine]:.0f} dB"
         if row.made:
             cell += f", {row.rate(engine)}"
         yield cell
@@ -140,7 +138,7 @@ def measure_stages(
 ) -> Iterator[Row]:
     """Time every stage on what the chain calls it with first."""
     values = random_input(preset, *shape, seed=0)
-    calls = record(chain, *(torch.from_numpy(values[name]) for name in ("lr", "noise")))
+    calls = record(chain, *tensors(values))
     first = {call.stage.name: call for call in reversed(calls)}
     for stage in tqdm(preset.stages, desc="stages", unit="stage", disable=None):
         name, call = stage.name, first[stage.name]

@@ -34,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_output_arguments(parser: argparse.ArgumentParser, runs: int) -> None:
     """Arguments that `quick` has too."""
     add = parser.add_argument
-    add("--runs", type=int, default=runs, help="timed rounds (default: %(default)s)")
+    add("--runs", type=int, default=runs, help="timed rounds at least (default: %(default)s)")
+    add(
+        "--spread",
+        type=float,
+        default=3.0,
+        metavar="PERCENT",
+        help="go on, up to four times as many rounds, until no method's spread is larger "
+        "(default: %(default)g)",
+    )
     add("--compile", action="store_true", help="also torch.compile, which compiles for minutes")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     add("--markdown", type=Path, metavar="FILE", help="write the tables, which are printed, there")
@@ -45,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     workload = WORKLOADS[args.name].resized(args.batch, args.size)
     options = Options(
-        args.runs, args.weights, args.bundles, starts=args.starts, compiles=args.compile
+        args.runs,
+        args.spread / 100,
+        args.weights,
+        args.bundles,
+        starts=args.starts,
+        compiles=args.compile,
     )
     return measure_all(workload, options, args)
 

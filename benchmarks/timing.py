@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ Run = Callable[[], np.ndarray]
 
 _PAUSE = 0.05
 """Seconds between engines: the one before may keep its threads spinning for a moment."""
+
+_MOST = 4
+"""How many times as many rounds as were asked for there may be until times have settled."""
+
+_CONFIDENCE = 0.9
+
+WITHIN = "within the spread"
+"""In place of a comparison that the measured times do not allow."""
 
 
 @dataclass
@@ -40,17 +49,25 @@ class Row:
 
     def rate(self, engine: str) -> str:
         """Its GMAC/s as if it made those of the eager network, and of those that it makes."""
-        median = statistics.median(self.seconds[engine]) * 1e9
+        nanoseconds = median(self.seconds[engine]) * 1e9
         made = self.made.get(engine)
-        real = "" if made is None else f" ({made / median:.0f} made)"
-        return f"{self.macs / median:.0f}{real} GMAC/s"
+        real = "" if made is None else f" ({made / nanoseconds:.0f} made)"
+        return f"{self.macs / nanoseconds:.0f}{real} GMAC/s"
 
 
 @torch.no_grad()
-def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
+def time_in_turns(
+    row: Row, everyone: Mapping[str, Run], runs: int, settled: float = math.inf
+) -> Row:
     """Fill a row; the first round warms up and compares the results with the first engine's.
 
     Every second round goes backwards, so that no engine always has the same one before it.
+
+    Args:
+        row: to be filled.
+        everyone: engine -> upscales the one input.
+        runs: rounds at least.
+        settled: go on, up to four times as long, until no engine's spread (see `spread`) is larger.
     """
     expected = None
     for name, call in everyone.items():
@@ -62,10 +79,12 @@ def time_in_turns(row: Row, everyone: Mapping[str, Run], runs: int) -> Row:
         expected = result if expected is None else expected
         row.psnr[name] = round(psnr(result, expected), 1)
         row.seconds[name] = []
-    for number in range(runs):
+    for number in range(runs if math.isinf(settled) else _MOST * runs):
+        if number >= runs and all(width(values) <= settled for values in row.seconds.values()):
+            break
         for name in list(row.seconds)[:: -1 if number % 2 else 1]:
             time.sleep(_PAUSE)
-            row.seconds[name].append(round(seconds(everyone[name]), 4))
+            row.seconds[name].append(round(seconds(everyone[name]), 6))
     return row
 
 
@@ -89,7 +108,41 @@ def seconds(call: Callable[[], object]) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of all possible runs lies with a confidence of 90 % or more.
+
+    Its ends are two of the values: as many may lie beyond each as fair coins allow, none of up to
+    seven, one of eight. Fewer than five values leave less confidence.
+    """
+    ordered, count = sorted(values), len(values)
+    cut, beyond = 0, 1.0
+    while 2 * (beyond + math.comb(count, cut + 1)) <= (1 - _CONFIDENCE) * 2**count:
+        cut += 1
+        beyond += math.comb(count, cut)
+    return ordered[cut], ordered[-1 - cut]
+
+
+def width(values: Sequence[float]) -> float:
+    """Half of the interval as a share of the median."""
+    low, high = interval(values)
+    return (high - low) / 2 / median(values)
+
+
 def spread(values: Sequence[float]) -> str:
-    """Median, and half of the range as a share of it."""
-    median = statistics.median(values)
-    return f"{median:.3f} s ± {(max(values) - min(values)) / 2 / median:.0%}"
+    """Median, and `width`."""
+    return f"{median(values):.3f} s ± {width(values):.0%}"
+
+
+def tell_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the intervals of two methods do not overlap; a single value has none."""
+    if min(len(one), len(other)) < 2:
+        return False
+    (low, high), (other_low, other_high) = interval(one), interval(other)
+    return high < other_low or other_high < low
+
+
+def times_as_fast(values: Sequence[float], reference: Sequence[float]) -> str:
+    """Ratio of the medians, which is not stated where the spread leaves open which is faster."""
+    if values is not reference and not tell_apart(values, reference):
+        return WITHIN
+    return f"{median(reference) / median(values):.2f}"

@@ -21,12 +21,14 @@ class Model:
         preset: name of the preset.
         steps: length of the chain; None for the whole.
         start: "bicubic" or "swinir"; None for the preset's own.
+        timestep: that stands for every picture's; None if it is estimated, where there is one.
     """
 
     label: str
     preset: str
     steps: int | None = None
     start: str | None = None
+    timestep: int | None = None
 
     def build(self) -> Preset:
         """The preset, varied.
@@ -34,13 +36,14 @@ class Model:
         Raises:
             PresetError: there is no such preset or variant.
         """
-        return vary(get_preset(self.preset), self.steps, start=self.start)
+        preset = get_preset(self.preset)
+        return vary(preset, self.steps, start=self.start, timestep=self.timestep)
 
     @property
     def key(self) -> str:
         """Tells models apart in names of folders."""
-        steps = [f"t{self.steps}"] if self.steps else []
-        return "-".join([self.preset, *steps, *([self.start] if self.start else [])])
+        parts = {"t": self.steps, "at": self.timestep, "": self.start}
+        return "-".join([self.preset, *(f"{k}{v}" for k, v in parts.items() if v is not None)])
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,14 @@ WORKLOADS = {
         Workload(
             "dmsr-table2",
             "one picture, 128x128 to 512x512",
-            (Model("SinSR-1", "sinsr"),),
+            (
+                Model("RealESRGAN", "real-esrgan"),
+                Model("SinSR-1", "sinsr"),
+                Model("DM-SR-1", "dmsr"),
+                Model("DM-SR-2", "dmsr", steps=2),
+                Model("DM-SR-5", "dmsr", steps=5),
+                Model("DM-SR-1, timestep 250", "dmsr", timestep=250),
+            ),
             size=(128, 128),
             published=(
                 Published("RealESRGAN", 0.065, parameters="16.70 M trained"),

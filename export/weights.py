@@ -35,7 +35,9 @@ def obtain(
         if folder and role not in named and (found := look_up(preset, role, folder)):
             named[role] = found
     wanted = {
-        role: network.files[0] for role, network in preset.networks.items() if role not in named
+        role: next((name for name in network.files if name in SOURCES), network.files[0])
+        for role, network in preset.networks.items()
+        if role not in named
     }
     return find_weights(preset, None, named | _by_name(preset, wanted, args))
 
@@ -44,10 +46,14 @@ def _by_name(
     preset: Preset, wanted: Mapping[str, str], args: argparse.Namespace
 ) -> dict[str, Path]:
     """Role -> file, from role -> file name."""
-    unknown = [name for name in wanted.values() if name not in SOURCES]
+    unknown = [
+        f"{name}, from {source}" if (source := preset.networks[role].source) else name
+        for role, name in wanted.items()
+        if name not in SOURCES
+    ]
     if unknown:
         raise DownloadError(
-            f"{preset.name} has no published weights ({', '.join(unknown)}); "
+            f"not all weights of {preset.name} are published ({'; '.join(unknown)}); "
             "name the folder of yours with --weights DIR"
         )
     folder = weights_folder()

@@ -21,7 +21,7 @@ from lpnsr.kernels.recurrence import (
     drive,
 )
 from lpnsr.models.families import Codec, Denoiser, Stage
-from lpnsr.models.schedule import OneStep, Refinement, Schedule
+from lpnsr.models.schedule import Recurrence
 
 
 def residual_shift(
@@ -71,7 +71,7 @@ class Chain(nn.Module):
 
     def __init__(
         self,
-        schedule: Schedule | OneStep | Refinement,
+        schedule: Recurrence,
         stages: Sequence[Stage],
         networks: Mapping[str, nn.Module | None],
     ) -> None:
@@ -117,7 +117,7 @@ class Chain(nn.Module):
         steps = self.schedule.updates()
         return [replace(step, predicted=step.predicted and predicts) for step in steps]
 
-    def replaced(self, **parts: Schedule | OneStep | Refinement | nn.Module | None) -> Chain:
+    def replaced(self, **parts: Recurrence | nn.Module | None) -> Chain:
         """A chain with other attributes; the rest is shared."""
         changed = copy.copy(self)
         changed._modules = dict(self._modules)
@@ -125,13 +125,21 @@ class Chain(nn.Module):
             setattr(changed, name, part)
         return changed
 
-    def forward(self, lr: Tensor, noise: Tensor) -> Tensor:
+    def estimate(self, lr: Tensor) -> dict[str, Tensor]:
+        """What is made once for a whole picture, of one of its tiles, by name."""
+        executor = Eager(self, {"lr": lr}, ())
+        for stage in self._of((PICTURE,)):
+            executor.call(stage, self.schedule.updates()[0], 0)
+        return {name: executor.values[name] for name in executor.values if name != "lr"}
+
+    def forward(self, lr: Tensor, noise: Tensor, **given: Tensor) -> Tensor:
         """Upscale.
 
         Args:
             lr: (B, 3, h, w) in [-1, 1], sides multiples of the preset's `multiple`.
             noise: (K, B, C, h', w') standard normal, with the sizes of a latent; draw 0 starts the
                 chain, draw k feeds the k-th step that uses noise.
+            **given: what was made for the whole picture, by name; left out, it is made of `lr`.
 
         Returns:
             (B, 3, scale·h, scale·w) in [-1, 1].
@@ -139,11 +147,12 @@ class Chain(nn.Module):
         Raises:
             ValueError: there are more or fewer draws of noise than the schedule needs.
         """
-        return self.run(lr, noise)["sr"]
+        return self.run(lr, noise, **given)["sr"]
 
-    def run(self, lr: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def run(self, lr: Tensor, noise: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """Upscale; all values of the chain by name, as they are at the end."""
-        return self._execute({"lr": lr}, noise, PHASES)
+        phases = [phase for phase in PHASES if not (given and phase == PICTURE)]
+        return self._execute({"lr": lr, **given}, noise, phases)
 
     def encode(self, lr: Tensor) -> Tensor:
         """Latent y where the chain starts."""

@@ -73,7 +73,7 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
     """Download a file to `folder`, unless it is there; a broken download goes on where it was.
 
     Args:
-        name: of the file.
+        name: of the file, with folders inside `folder`, if any.
         source: where it is.
         folder: made if it is missing. Only one process at a time downloads to it.
 
@@ -81,9 +81,9 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
         DownloadError: no address gives the file, it is not what it should be, or it cannot be
             written; in one line, with what to do.
     """
-    part = folder / f".{name}.part"
+    part = folder / f".{name.replace('/', '.')}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             return cached(name, source, folder) or _from_any(name, source, folder, part)
     except OSError as error:

@@ -19,7 +19,8 @@ from lpnsr.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from lpnsr.models.dm_sr import Decomposition, FixedTimestep, dm_sr
 from lpnsr.models.families import Family, NoiseWeight, Stage, residual_shift
 from lpnsr.models.pointwise import PointwiseConfig, PointwiseNet
-from lpnsr.models.schedule import OneStep, Refinement, Schedule, refinement, residual
+from lpnsr.models.rrdbnet import RRDBNet, real_esrgan
+from lpnsr.models.schedule import Direct, Recurrence, Refinement, Schedule, refinement, residual
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
 from lpnsr.models.text_tower import TextTower, TextTowerConfig
@@ -95,7 +96,7 @@ class Preset:
     """
 
     name: str
-    schedule: Schedule | OneStep | Refinement
+    schedule: Recurrence
     networks: Mapping[str, Network]
     latent_channels: int
     multiple: int
@@ -313,6 +314,16 @@ PRESETS = {
             latent_side=0.5,
             shapes={"timestep": ()},
             multiple=16,
+            bfloat16=(),
+        ),
+        Preset(
+            name="real-esrgan",
+            schedule=Direct(),
+            family=real_esrgan,
+            networks={"pre_upsampler": Network(RRDBNet, ("RealESRGAN_x4plus.pth",))},
+            latent_channels=3,
+            latent_side=4.0,
+            multiple=8,
             bfloat16=(),
         ),
         Preset(

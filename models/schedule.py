@@ -4,11 +4,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from lpnsr.kernels.recurrence import Step
+
+
+class Recurrence(Protocol):
+    """What chains and presets know of a schedule."""
+
+    @property
+    def steps(self) -> int:
+        """Length of the whole chain."""
+
+    @property
+    def draws(self) -> int:
+        """Noise draws of the chain."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether no step draws noise."""
+
+    def truncated(self, steps: int) -> Recurrence:
+        """A chain of another length.
+
+        Raises:
+            ValueError: there is none of that length.
+        """
+
+    def updates(self) -> list[Step]:
+        """The update that starts the chain, then one for each of its steps."""
+
+    def reverse_steps(self) -> list[Step]:
+        """The steps in the order of the chain."""
 
 
 @dataclass(frozen=True)
@@ -124,33 +153,30 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class OneStep:
-    """x_0 is what the denoiser makes of y; nothing is drawn.
+class Direct:
+    """There are no steps: what the chain starts from is what it ends with."""
 
-    A family that works so need not know of residual shifting.
-    """
-
-    steps: ClassVar[int] = 1
+    steps: ClassVar[int] = 0
     draws: ClassVar[int] = 0
     deterministic: ClassVar[bool] = True
 
-    def truncated(self, steps: int) -> OneStep:
+    def truncated(self, steps: int) -> Direct:
         """Itself.
 
         Raises:
-            ValueError: `steps` is not 1.
+            ValueError: `steps` is not 0.
         """
-        if steps != 1:
-            raise ValueError(f"a chain of one step cannot be run with {steps}")
+        if steps:
+            raise ValueError("it has no steps; leave out --steps")
         return self
 
     def updates(self) -> list[Step]:
-        """The update that starts the chain, y as it is, and its step."""
-        return [Step(state=1.0, prediction=0.0), Step(state=0.0, prediction=1.0)]
+        """The update that starts the chain, y as it is."""
+        return [Step(state=1.0, prediction=0.0)]
 
     def reverse_steps(self) -> list[Step]:
-        """The step."""
-        return self.updates()[1:]
+        """None."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -183,7 +209,7 @@ class Refinement:
         return [Step(0.0, 1.0, timestep=number) for number in range(self.steps, 0, -1)]
 
 
-def residual(schedule: Schedule | OneStep | Refinement) -> Schedule:
+def residual(schedule: Recurrence) -> Schedule:
     """A schedule, for what only residual shifting knows.
 
     Raises:
@@ -194,7 +220,7 @@ def residual(schedule: Schedule | OneStep | Refinement) -> Schedule:
     return schedule
 
 
-def refinement(schedule: Schedule | OneStep | Refinement) -> Refinement:
+def refinement(schedule: Recurrence) -> Refinement:
     """A schedule, for what only refinement knows.
 
     Raises:

@@ -83,6 +83,17 @@ APACHE = Licence(
     "any use, with the authors' notice",
     free=True,
 )
+BSD_3 = Licence(
+    "BSD 3-Clause",
+    "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE",
+    "any use, with the authors' notice",
+    free=True,
+)
+STABILITY = Licence(
+    "Stability AI Community License",
+    "https://huggingface.co/stabilityai/sd-turbo/blob/main/LICENSE.md",
+    "commercial use only below the yearly revenue that the licence names",
+)
 
 _LPNSR_PAGE = "https://huggingface.co/mirpri/LPNSR"
 _RESSHIFT_PAGE = "https://github.com/zsyOAOA/ResShift/releases/tag/v2.0"
@@ -100,6 +111,14 @@ _LPNSR = "https://github.com/Faze-Hsw/LPNSR/releases/latest/download"
 def _hub(file: str) -> HubFile:
     """A file of the repository that LPNSR's README names."""
     return HubFile("mirpri/LPNSR", file)
+
+
+def _sd_turbo(file: str, sha256: str) -> Source:
+    """A file of SD-Turbo at the revision that diffusers' users pin; half the size of float32's."""
+    revision = "b261bac6fd2cf515557d5d0707481eafa0485ec2"
+    address = HubFile("stabilityai/sd-turbo", file, revision)
+    page = "https://huggingface.co/stabilityai/sd-turbo"
+    return Source((address,), STABILITY, page, sha256=sha256)
 
 
 SOURCES = {
@@ -155,5 +174,26 @@ SOURCES = {
     ),
     "upsr.pth": Source((), APACHE, _UPSR_PAGE),
     "atd_real.pth": Source((), APACHE, _UPSR_PAGE),
+    # Size and SHA-256: OpenModelDB.
+    "RealESRGAN_x4plus.pth": Source(
+        ("https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",),
+        BSD_3,
+        "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.1.0",
+        67040989,
+        "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+    ),
+    # SHA-256: the manifest of github.com/isingmodel/latent-art-bench, which lists them by file.
+    "unet/diffusion_pytorch_model.fp16.safetensors": _sd_turbo(
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "40ec400881e27d1376c7c95c5bd495f407b33756e80eb6365e301c33a07af6e5",
+    ),
+    "vae/diffusion_pytorch_model.fp16.safetensors": _sd_turbo(
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "3e4c08995484ee61270175e9e7a072b66a6e4eeb5f0c266667fe1f45b90daf9a",
+    ),
+    "text_encoder/model.fp16.safetensors": _sd_turbo(
+        "text_encoder/model.fp16.safetensors",
+        "bc1827c465450322616f06dea41596eac7d493f4e95904dcb51f0fc745c4e13f",
+    ),
 }
 """By the name that `lpnsr.models.presets` gives the file."""

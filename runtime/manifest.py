@@ -294,14 +294,16 @@ def _check_stages(graph: Graph, steps: int) -> None:
     """
     stages = graph.stages
     phases = {stage.phase for stage in stages}
-    if steps < 2 or not {START, DENOISE, END} <= phases <= set(PHASES):
+    denoised = steps > 1
+    needed = {START, END, *([DENOISE] if denoised else [])}
+    if not steps or not needed <= phases <= set(PHASES):
         raise ValueError("a stage or a step is missing")
     known = {"lr", "step", "state", "scaled", *graph.given}
     for stage in sorted(stages, key=lambda stage: PHASES.index(stage.phase)):
         if not known.issuperset(stage.inputs):
             raise ValueError(f"nothing makes what {stage.name} takes")
         known.update(stage.outputs)
-    if not known >= {"y", "x0", "sr"}:
+    if not known >= {"y", "sr", *(["x0"] if denoised else [])}:
         raise ValueError("a stage is missing")
 
 

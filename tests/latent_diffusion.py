@@ -15,7 +15,7 @@ from torch import nn
 from lpnsr.kernels.recurrence import DENOISE, END, PICTURE, START
 from lpnsr.models.families import Stage, apply, decode, encode
 from lpnsr.models.presets import Network, Preset, Tolerance
-from lpnsr.models.schedule import OneStep
+from lpnsr.models.schedule import Refinement
 
 WIDTH, LATENT, TIMESTEPS = 16, 4, 20
 
@@ -114,7 +114,7 @@ def stages(roles):
 
 PRESET = Preset(
     name="micro-latent-diffusion",
-    schedule=OneStep(),
+    schedule=Refinement(),
     family=stages,
     networks={
         "estimator": Network(TimestepEstimator, ("estimator.safetensors",)),

@@ -1,7 +1,9 @@
 """The two stages of DM-SR's training: the timestep estimator, then the encoder.
 
-Source: DM-SR (ICLR 2026), sections 3 and A.2. The paper judges latents with LPIPS and with a
-discriminator that it trains on latents; here both judge the decoded picture, as in other stages.
+Source: DM-SR (ICLR 2026), sections 3 and A.2. As there, latents are judged, and the discriminator
+(equations 4 and 5) sees the small picture beside them. Here it is one of patches with the hinge
+loss, where the paper has half a UNet and logarithms; and gradients and local spectra take the place
+of an LPIPS of latents, which the paper takes from InvSR.
 """
 
 from __future__ import annotations

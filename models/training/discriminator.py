@@ -13,11 +13,12 @@ class PatchDiscriminator(nn.Sequential):
 
     Args:
         channels: width of the first layer.
-        layers: layers that halve the sides; three see patches of 70 pixels.
+        layers: layers that halve the sides; three see patches of 70 pixels, one of 16.
+        inputs: channels of what is judged.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3) -> None:
-        widths = [3, *(channels << min(level, 3) for level in range(layers + 1))]
+    def __init__(self, channels: int = 64, layers: int = 3, inputs: int = 3) -> None:
+        widths = [inputs, *(channels << min(level, 3) for level in range(layers + 1))]
         modules: list[nn.Module] = []
         for level in range(layers + 1):
             stride = 2 if level < layers else 1
@@ -27,7 +28,7 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*modules, last)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) -> verdicts (B, 1, about H/8, about W/8), high for what looks real."""
+        """(B, inputs, H, W) -> verdicts (B, 1, about H/8, about W/8), high for what looks real."""
         return super().forward(pictures)
 
     def features(self, pictures: Tensor) -> list[Tensor]:

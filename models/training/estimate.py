@@ -12,7 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lpnsr.models.presets import Preset
 from lpnsr.models.training.config import StageConfig
-from lpnsr.models.training.discriminator import PatchDiscriminator
 from lpnsr.models.training.stages import make_stage
 
 FLOAT = 4
@@ -60,9 +59,6 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     """What the stage `name` takes with these settings; the perceptual term is not counted."""
     with torch.device("meta"):
         chain = preset.build()
-        judge: nn.Module = nn.Identity()
-        if settings.adversarial:
-            judge = PatchDiscriminator(settings.judge_channels)
         lr = torch.empty(settings.batch, 3, settings.crop, settings.crop)
         hr = nn.functional.interpolate(lr, scale_factor=float(preset.scale))
     network = chain.network(name)
@@ -76,10 +72,15 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
         chain.published_encoder = chain.encoder  # as large, but frozen
     settings = StageConfig(**{**vars(settings), "checkpoint_activations": False})
     stage = make_stage(name, chain, preset, settings)
+    judge: nn.Module = nn.Identity()
     outside = _Saved()
-    with outside, torch.device("meta"):
-        found, expected, *_ = stage.predict(lr, hr)
-        judge(stage.picture(found)).sum() + nn.functional.l1_loss(found, expected)
+    with torch.device("meta"):
+        if settings.adversarial:
+            judge = stage.discriminator(settings.judge_channels)
+        with outside:
+            found, expected, *_ = stage.predict(lr, hr)
+            judged, _ = stage.judged(found, expected, hr)
+            judge(stage.shown(judged, lr)).sum() + nn.functional.l1_loss(found, expected)
 
     trained = _count(network)
     frozen = _count(chain) - trained

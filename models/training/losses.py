@@ -44,19 +44,30 @@ class GradientFrequencyLoss(nn.Module):
     """
 
     def forward(self, found: Tensor, expected: Tensor) -> Tensor:
-        """Distance of two pictures, (B, 3, H, W) in [-1, 1], sides multiples of 32 -> scalar."""
+        """Distance of two pictures -> scalar.
+
+        Args:
+            found: (B, C, H, W), sides multiples of 8; of 32 for all scales.
+            expected: the same.
+        """
         total = found.new_zeros(())
-        for scale in range(SCALES):
+        side = min(found.shape[2:])
+        scales = [scale for scale in range(SCALES) if side >> scale >= BLOCK + _offset(scale)]
+        for scale in scales:
             for axis in (-1, -2):
                 total = total + F.l1_loss(found.diff(dim=axis), expected.diff(dim=axis))
             total = total + F.l1_loss(_amplitudes(found, scale), _amplitudes(expected, scale))
             found, expected = (F.avg_pool2d(picture, 2) for picture in (found, expected))
-        return total / (3 * SCALES)
+        return total / (3 * len(scales))
+
+
+def _offset(scale: int) -> int:
+    return scale % 2 * (BLOCK // 2)
 
 
 def _amplitudes(pictures: Tensor, scale: int) -> Tensor:
     """Amplitudes of the spectrum of each block, without its mean."""
-    offset = scale % 2 * (BLOCK // 2)
+    offset = _offset(scale)
     blocks = pictures[..., offset:, offset:].unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
     blocks = blocks.float()
     spectrum = torch.fft.rfft2(blocks - blocks.mean((-1, -2), keepdim=True), norm="ortho")
@@ -64,14 +75,21 @@ def _amplitudes(pictures: Tensor, scale: int) -> Tensor:
     return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
 
 
-def perceptual_loss(device: torch.device) -> tuple[nn.Module, str]:
+def perceptual_loss(device: torch.device, latent: bool = False) -> tuple[nn.Module, str]:
     """LPIPS where the package and its weights are there, else `GradientFrequencyLoss`.
 
     Nothing is downloaded: LPIPS needs the weights of VGG-16 in PyTorch's cache.
 
+    Args:
+        device: where it computes.
+        latent: whether latents are compared, for which the package has no LPIPS.
+
     Returns:
         the term and a line that says which it is.
     """
+    if latent:
+        note = "perceptual term: gradients and local spectra, as there is no LPIPS of latents"
+        return GradientFrequencyLoss(), note
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
     if importlib.util.find_spec("lpips") and backbone.is_file():
         import lpips

@@ -8,6 +8,7 @@ from functools import partial
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +22,7 @@ from lpnsr.models.schedule import residual
 from lpnsr.models.swin_unet import Affine, SwinUNet
 from lpnsr.models.training import diffusion_stages
 from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
+from lpnsr.models.training.discriminator import PatchDiscriminator
 from lpnsr.models.training.errors import TrainingError
 
 DETAIL_GAIN = 8.0
@@ -39,12 +41,35 @@ class Stage:
             of the loss, if the stage has any.
         picture: an estimate -> the picture (B, 3, H, W).
         preview: lr -> the picture that the chain makes so far.
+        latent: channels of an estimate that is judged itself, a latent beside the small picture,
+            instead of the picture that is made of it; else 0.
     """
 
     network: nn.Module
     predict: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     picture: Callable[[Tensor], Tensor]
     preview: Callable[[Tensor], Tensor]
+    latent: int = 0
+
+    def discriminator(self, width: int) -> PatchDiscriminator:
+        """What tells estimates from what they should be.
+
+        Args:
+            width: of its first layer.
+        """
+        if self.latent:
+            return PatchDiscriminator(width, layers=1, inputs=self.latent + 3)
+        return PatchDiscriminator(width)
+
+    def judged(self, found: Tensor, expected: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """What the perceptual term compares: two pictures, or two latents, float32."""
+        return (found.float(), expected) if self.latent else (self.picture(found).float(), hr)
+
+    def shown(self, judged: Tensor, lr: Tensor) -> Tensor:
+        """What the discriminator sees of it."""
+        if not self.latent:
+            return judged
+        return torch.cat([judged, F.interpolate(lr, judged.shape[2:], mode="area")], dim=1)
 
 
 def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Stage:
@@ -103,13 +128,14 @@ def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfi
         unet.attend_to(diffusion_stages.text_encoder(chain)())
     decoder = chain.network("decoder")
     if config.checkpoint_activations:
-        for module in (unet, network, decoder):
+        for module in (unet, network):
             _checkpoint_activations(module)
     return Stage(
         network,
         partial(diffusion_stages.encoding, chain),
         cast(Codec, decoder).decode,
         lambda lr: chain(lr, lr.new_empty(0)),
+        latent=unet.config.latent_channels,
     )
 
 

@@ -11,81 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from lpnsr.models.rrdbnet import RRDBNet
 from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.log import to_picture
 from lpnsr.models.training.photos import find_pictures, open_photo, to_tensor
 
 NAME = "realesrgan-x4plus"
 FLOAT16_TAG = 0x01306B47
-BLOCKS = 23
-CHANNELS = 64
-GROWTH = 32
-RESIDUAL_SCALE = 0.2
-
-
-class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all that came before it, and a scaled residual."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = [CHANNELS + i * GROWTH for i in range(5)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(width, CHANNELS if i == 4 else GROWTH, 3, padding=1)
-            for i, width in enumerate(widths)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 64, h, w) -> (B, 64, h, w)."""
-        features = x
-        *growing, last = self.convolutions
-        for convolution in growing:
-            grown = F.leaky_relu(convolution(features), 0.2)
-            features = torch.cat([features, grown], dim=1)
-        return x + RESIDUAL_SCALE * last(features)
-
-
-class ResidualDenseBlock(nn.Sequential):
-    """Three dense blocks and a scaled residual (RRDB)."""
-
-    def __init__(self) -> None:
-        super().__init__(*(DenseBlock() for _ in range(3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 64, h, w) -> (B, 64, h, w)."""
-        return x + RESIDUAL_SCALE * super().forward(x)
-
-
-class RRDBNet(nn.Module):
-    """The network of Real-ESRGAN x4plus.
-
-    Sources: Wang et al., ESRGAN (2018), the network; Wang et al., Real-ESRGAN (2021), its training.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def convolution(inputs: int, outputs: int) -> nn.Conv2d:
-            return nn.Conv2d(inputs, outputs, 3, padding=1)
-
-        self.first = convolution(3, CHANNELS)
-        self.blocks = nn.Sequential(*(ResidualDenseBlock() for _ in range(BLOCKS)))
-        self.after_blocks = convolution(CHANNELS, CHANNELS)
-        self.up = nn.ModuleList(convolution(CHANNELS, CHANNELS) for _ in range(2))
-        self.before_last = convolution(CHANNELS, CHANNELS)
-        self.last = convolution(CHANNELS, 3)
-
-    def forward(self, lr: Tensor) -> Tensor:
-        """(B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w), about [0, 1]."""
-        x = self.first(lr)
-        x = x + self.after_blocks(self.blocks(x))
-        for convolution in self.up:
-            x = F.leaky_relu(convolution(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
-        return self.last(F.leaky_relu(self.before_last(x), 0.2))
 
 
 def load_teacher() -> RRDBNet:

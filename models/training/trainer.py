@@ -77,11 +77,11 @@ class Trainer:
         self.pixel = pixel_loss(self.settings.pixel)
         self.perceptual: nn.Module | None = None
         if self.settings.perceptual or self.settings.degraded_perceptual:
-            self.perceptual, note = perceptual_loss(device)
+            self.perceptual, note = perceptual_loss(device, latent=bool(stage.latent))
             tqdm.write(note)
         self.discriminator: PatchDiscriminator | None = None
         if self.settings.adversarial:
-            self.discriminator = PatchDiscriminator(self.settings.judge_channels).to(device)
+            self.discriminator = stage.discriminator(self.settings.judge_channels).to(device)
             self.judge_optimizer, self.judge_scheduler = self._optimizer(self.discriminator)
 
     @property
@@ -176,12 +176,13 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
             found, expected, *more = self.stage.predict(lr, hr)
             if self.perceptual is not None or discriminator is not None:
-                picture = self.stage.picture(found).float()
+                picture, original = self.stage.judged(found, expected, hr)
             if discriminator is not None:
-                adversarial = self._adversarial(discriminator, picture[judged], hr[judged])
+                seen = [self.stage.shown(each, lr)[judged] for each in (picture, original)]
+                adversarial = self._adversarial(discriminator, *seen)
         pixel = self._pixel(found.float(), expected, degraded)
         if self.perceptual is not None:
-            perceptual = self._perceptual(self.perceptual, picture, hr, degraded)
+            perceptual = self._perceptual(self.perceptual, picture, original, degraded)
         loss = sum(more, pixel + perceptual + judged.float().mean() * adversarial)
         rate_now = float(self.scheduler.get_last_lr()[0])
         gradient = self._update(self.network, self.optimizer, self.scheduler, loss)
@@ -189,8 +190,7 @@ class Trainer:
         if discriminator is not None:
             discriminator.requires_grad_(True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                seen = picture[judged].detach(), hr[judged]
-                verdicts = [discriminator(pictures).float() for pictures in seen]
+                verdicts = [discriminator(pictures.detach()).float() for pictures in seen]
             judge = discriminator_loss(*verdicts)
             self._update(discriminator, self.judge_optimizer, self.judge_scheduler, judge)
         terms = [value.item() for value in (loss, pixel, perceptual, adversarial, judge)]

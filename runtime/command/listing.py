@@ -14,7 +14,7 @@ from lpnsr.runtime.bundle import BUILTIN, BUILTIN_NAME
 from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.manifest import MANIFEST, BundleError, Manifest
 
-PUBLISHED = ("lpnsr", "resshift", "resshift-15", "sinsr", "upsr")
+PUBLISHED = ("lpnsr", "resshift", "resshift-15", "sinsr", "upsr", "real-esrgan")
 """Presets of `lpnsr-export` whose weights their authors have published."""
 
 

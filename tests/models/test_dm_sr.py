@@ -1,12 +1,17 @@
 """DM-SR: its checkpoints, its variants, its prompt."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from dm_sr import AUTOENCODER, PRESET, TEXT, UNET
+from PIL import Image
 from safetensors.torch import save_file
-from small import random_model
+from small import MICRO, random_model
 from torch import nn
 
+from lpnsr.benchmarks import weights
 from lpnsr.models.autoencoder_kl import OLD_NAMES
 from lpnsr.models.checkpoints import CheckpointError, load_network
 from lpnsr.models.diffusion_unet import DiffusionUNet
@@ -15,7 +20,9 @@ from lpnsr.models.presets import PresetError, get_preset
 from lpnsr.models.text_tower import TextTower
 from lpnsr.models.variants import describe, vary
 from lpnsr.models.weights import find_weights, load_chain
+from lpnsr.runtime.tiles import tiling
 
+PHOTO = Path(__file__).parents[1] / "photos" / "lighthouse_small.png"
 LR = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 
 
@@ -213,3 +220,33 @@ def test_a_checkpoint_of_the_text_tower_with_its_positions(tmp_path):
     fresh = TextTower(TEXT)
     load_network(fresh, tmp_path / "model.safetensors", "text_encoder")
     torch.testing.assert_close(fresh(), tower())
+
+
+def tiled(preset, chain, picture, tile, **given):
+    """Upscaled in tiles, without noise; (4H, 4W, 3) in levels."""
+    large = np.zeros((4 * picture.shape[0], 4 * picture.shape[1], 3), np.float32)
+    noise = torch.zeros(preset.shape("noise", 1, (tile, tile)) if preset.draws else 0)
+    for part in tiling.plan(picture.shape[:2], (tile, tile), (16, 16), 4):
+        lr = part.cut(picture).transpose(2, 0, 1)[None] / np.float32(127.5) - 1
+        with torch.no_grad():
+            sr = chain(torch.from_numpy(lr), noise, **given)[0].permute(1, 2, 0)
+        part.blend(127.5 * (sr.numpy() + 1), large[4 * part.rows.start :], 4)
+    return large
+
+
+@pytest.mark.parametrize("kind", ["flat", "textured"])
+def test_two_tilings_differ_no_more_than_those_of_lpnsr(kind):
+    """With random weights, where neither agrees: all of a tile counts everywhere in it."""
+    with Image.open(PHOTO) as image:
+        picture = np.asarray(image.convert("RGB"))[-64:, -64:]
+    if kind == "flat":
+        picture = np.full_like(picture, (120, 150, 90))
+    differences = []
+    for preset, given in ((PRESET, {"timestep": torch.tensor([200.0])}), (MICRO, {})):
+        chain = preset.build()
+        with torch.no_grad():
+            weights.fill(chain)
+        one, other = (tiled(preset, chain, picture, tile, **given) for tile in (64, 32))
+        differences.append(np.abs(one - other).mean())
+    print(f"levels between two tilings: DM-SR {differences[0]:.1f}, LPNSR {differences[1]:.1f}")
+    assert differences[0] <= differences[1]

@@ -70,6 +70,16 @@ def test_over_redirects(hub, folder):
     assert [path for path, _ in hub.asked] == [f"/storage/{NAME}", f"/assets/{NAME}"]
 
 
+def test_a_file_in_a_folder(hub, folder):
+    """As SD-Turbo's are; broken at half, so that the part has a place too."""
+    name = f"unet/{NAME}"
+    hub.cuts += [HALF]
+    assert fetch(name, on_hub(), folder) == folder / "unet" / NAME
+    assert (folder / name).read_bytes() == CONTENT
+    assert shown(folder) == ["unet"] and shown(folder / "unet") == [NAME]
+    assert json.loads((folder / PINS).read_text()) == {name: sha256(CONTENT)}
+
+
 def test_what_is_there_asks_for_nothing(hub, folder):
     fetch(NAME, on_hub(), folder)
     del hub.asked[:]

@@ -55,6 +55,7 @@ def test_models(shown, home):
         "resshift-15",
         "sinsr",
         "upsr",
+        "real-esrgan",
     ]
     assert models["lpnsr-tiny"] == "built in, 4 steps, tiles 64x64 128x128 192x192"
     assert models["lpnsr"].startswith(f"{home / 'bundles' / 'lpnsr'}, ")

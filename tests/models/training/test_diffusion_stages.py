@@ -156,3 +156,17 @@ def test_the_estimate(name):
     assert found.trained == sum(parameter.numel() for parameter in built.parameters())
     assert min(found.checkpointed, found.activations) > 0
     assert (found.checkpointed < found.activations) == (name == "encoder")
+
+
+def test_latents_are_judged_beside_the_small_picture(folder):
+    config = StageConfig(checkpoint_activations=False)
+    stage = make_stage("encoder", loaded(folder), PRESET, config)
+    lr, hr = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        found, expected, _ = stage.predict(lr, hr)
+        pair = stage.judged(found, expected, hr)
+        shown = stage.shown(pair[0], lr)
+        verdicts = stage.discriminator(8)(shown)
+    assert pair[0].shape == pair[1].shape == (1, 4, 8, 8)
+    torch.testing.assert_close(shown[:, 4:], torch.nn.functional.avg_pool2d(lr, 2))
+    assert verdicts.shape == (1, 1, 2, 2)

@@ -7,6 +7,7 @@ from lpnsr.models.training.losses import (
     GradientFrequencyLoss,
     discriminator_loss,
     generator_loss,
+    perceptual_loss,
     pixel_loss,
 )
 
@@ -66,3 +67,11 @@ def test_every_convolution_of_the_discriminator_is_spectrally_normalised():
     for convolution in convolutions:
         norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), ord=2)
         assert norm.item() == pytest.approx(1, rel=0.05)
+
+
+def test_small_latents_are_compared_at_fewer_scales():
+    latents = torch.rand(2, 4, 8, 8)
+    term, note = perceptual_loss(torch.device("cpu"), latent=True)
+    assert "no LPIPS of latents" in note
+    assert term(latents, latents) == 0
+    assert term(latents, latents.flip(-1)) > 0
