@@ -12,7 +12,9 @@ from onnx import NodeProto, shape_inference
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpnsr.kernels.recurrence import DENOISE, NOISE
+from lpnsr.kernels.winograd import OPERATOR
 from lpnsr.models.presets import Preset
+from lpnsr.runtime.backends.winograd_graph import with_winograd
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -24,25 +26,35 @@ def eager(call: Callable[[], object]) -> int:
     return counter.get_total_flops() // 2
 
 
-def graph(file: Path) -> tuple[int, int]:
+def graph(file: Path, winograd: bool = False) -> tuple[int, int]:
     """Multiply-accumulates of an ONNX graph of static shape, and its floating-point constants.
+
+    With `winograd`, of what the backend with Winograd convolutions makes of it; what transforms
+    their tiles is not counted.
 
     The constants are the trained parameters and the tables that the export has computed, such as
     what a timestep puts into group norms; each is stored once, however often it is used.
     """
     model = shape_inference.infer_shapes(onnx.load(file, load_external_data=False))
+    nodes = model.graph.node
+    if winograd:
+        nodes = onnx.load_from_string(with_winograd(file.read_bytes())).graph.node
     shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
     floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     constants = sum(prod(t.dims) for t in model.graph.initializer if t.data_type in floating)
-    return sum(_macs(node, shapes) for node in model.graph.node), constants
+    return sum(_macs(node, shapes) for node in nodes), constants
 
 
 def _macs(node: NodeProto, shapes: Shapes) -> int:
     """Output values times what is summed up for each."""
     if node.op_type == "Conv":
         return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
+    if node.op_type == OPERATOR:  # 36 products for the 4x4 values of a tile
+        batch, channels, height, width = shapes[node.output[0]]
+        tiles = batch * -(-height // 4) * -(-width // 4)
+        return 36 * tiles * channels * shapes[node.input[1]][1]
     if node.op_type == "ConvTranspose":
         return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
     if node.op_type in ("MatMul", "Gemm"):

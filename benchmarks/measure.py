@@ -25,6 +25,7 @@ from lpnsr.export.pack import pack
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
 from lpnsr.models.weights import find_weights, load_chain
+from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import MANIFEST
 
@@ -141,7 +142,11 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         _say(f"{model.label}: {', '.join(methods.runs)} in turns")
         row = Row(model.label, 0)
         time_in_turns(row, methods.runs, options.runs, options.settled)
-        graph_macs, constants = count.graph(bundle.graph_path(bundle.manifest.graphs[0]))
+        file = bundle.graph_path(bundle.manifest.graphs[0])
+        graph_macs, constants = count.graph(file)
+        for name, (_, engine, _) in methods.engines.items():
+            if name in row.seconds and engine in BACKENDS and BACKENDS[engine].frugal:
+                row.made[name], _ = count.graph(file, winograd=True)
         chain.cpu()
         row.macs = count.eager(lambda: chain(lr, noise))
         result = Result(

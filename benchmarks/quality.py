@@ -14,10 +14,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from lpnsr.benchmarks import peers, samples
@@ -26,6 +28,8 @@ from lpnsr.benchmarks.samples import Sample
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.manifest import MANIFEST
 from lpnsr.runtime.upscaler import Upscaler
+
+LANCZOS = Image.Resampling.LANCZOS
 
 FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.1%}", "color": "{:.3f}"}
 NAMES = {"psnr": "PSNR-Y", "ssim": "SSIM-Y", "color": "colour difference", "brisque": "BRISQUE"}
@@ -40,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of such")
     add("--reduce", action="store_true", help="the pictures are originals: reduce them first")
     add("--model", type=Path, nargs="+", default=[BUILTIN], metavar="BUNDLE")
+    add(
+        "--scale",
+        type=int,
+        metavar="N",
+        help="less than the models': their pictures reduced, and those of inputs reduced first",
+    )
     add("--peers", action="store_true", help="Real-ESRGAN in ncnn too (extra `peers`, scale 4)")
     add("--each", action="store_true", help="a table of every picture too")
     add("--json", type=Path, metavar="FILE", help="all values; a stopped run goes on from them")
@@ -57,14 +67,28 @@ def run(args: argparse.Namespace) -> int:
     scales = {upscaler.bundle.manifest.scale for upscaler in upscalers.values()}
     if len(scales) > 1:
         raise ValueError("the bundles have different scales; compare them one by one")
-    (scale,) = scales
+    (most,) = scales
+    scale = most if args.scale is None else args.scale
+    if not 1 <= scale <= most:
+        raise ValueError(f"--scale {scale} is not from 1 to {most}")
+    if args.peers and scale < most:
+        raise ValueError("--peers measures at scale 4 alone; leave out --scale")
     methods: dict[str, tuple[str, Upscale]] = {
         "bicubic": ("bicubic", lambda small: samples.bicubic(small, scale))
     }
     if args.peers:
         methods[peers.NAME] = (peers.MODEL, peers.RealEsrgan().upscale)
     for path, (name, upscaler) in zip(args.model, upscalers.items(), strict=True):
-        methods[name] = (_digest(path / MANIFEST), upscaler.upscale)
+        identity = _digest(path / MANIFEST)
+        if scale == most:
+            methods[name] = (identity, upscaler.upscale)
+            continue
+        identity = f"{identity} x{scale}"
+        methods[name] = (identity, partial(upscaler.upscale, scale=scale))
+        methods[f"{name}, input reduced first"] = (
+            f"{identity} reduced first",
+            partial(_reduced_first, upscaler, scale),
+        )
 
     done = _read(args.json)
     rows = []
@@ -96,6 +120,15 @@ def measure(photo: Path, upscale: Upscale, scale: int = 4) -> tuple[Quality, Qua
     """Quality of `upscale` and of bicubic interpolation on one photograph, reduced."""
     small, original = samples.reduce(photo, scale)
     return compare(upscale(small), original), compare(samples.bicubic(small, scale), original)
+
+
+def _reduced_first(upscaler: Upscaler, scale: int, small: np.ndarray) -> np.ndarray:
+    """The model's own picture of a smaller input: of the size that is wanted, for less work."""
+    height, width = small.shape[:2]
+    image, share = Image.fromarray(small), scale / upscaler.bundle.manifest.scale
+    less = image.resize((max(1, round(width * share)), max(1, round(height * share))), LANCZOS)
+    large = upscaler.upscale(less)
+    return np.asarray(large.resize((width * scale, height * scale), LANCZOS))
 
 
 def _measure(sample: Sample, upscale: Upscale, scale: int, metrics: Mapping[str, Metric]) -> Row:

@@ -84,6 +84,8 @@ def _methods(
             f"{row.psnr[name]:.0f} dB" if name != EAGER else "reference",
             "-" if odd or rate is None else f"{macs / median(values) / 1e9 / rate:.0%}",
         ]
+        if rate and name in row.made:
+            cells[-1] += f", {row.made[name] / median(values) / 1e9 / rate:.0%} of what is made"
         if peaks:
             cells.append(_memory(result.starts.get(name)))
         yield name, cells

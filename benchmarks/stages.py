@@ -33,9 +33,12 @@ from lpnsr.export.graph.composing import single
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
+from lpnsr.runtime.backends.registry import BACKENDS
 
+WINOGRAD = "onnxruntime-winograd"
 ENGINES = {
     "ONNX Runtime fp32": ("onnxruntime", "fp32"),
+    "ONNX Runtime Winograd fp32": ("onnxruntime-winograd", "fp32"),
     "OpenVINO fp32": ("openvino", "fp32"),
     "OpenVINO bf16": ("openvino", "bf16"),
 }
@@ -56,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     preset = get_preset(args.preset)
     chain, origin = build_chain(preset, args.weights)
-    engines = {
-        name: engine for name, engine in ENGINES.items() if engine[1] == "fp32" or computes_bf16()
-    }
+    engines = {name: engine for name, engine in ENGINES.items() if _is_there(*engine)}
     about, rates = machine.environment(), machine.rates()
     shape = 1, (args.tile, args.tile)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,13 +74,19 @@ def run(args: argparse.Namespace) -> int:
     }
     print(json.dumps(about), file=sys.stderr)
     print(report(figures))
-    if len(engines) < len(ENGINES):
-        print("OpenVINO bf16: left out, as the processor does not compute in it")
+    for name in ENGINES.keys() - engines.keys():
+        print(f"{name}: left out, as the processor or the installation lacks it")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.plot:
         plots.stages(figures, args.plot)
     return 0
+
+
+def _is_there(engine: str, precision: str) -> bool:
+    if engine == WINOGRAD:
+        return BACKENDS[WINOGRAD].is_installed()
+    return precision == "fp32" or computes_bf16()
 
 
 def report(figures: Mapping[str, Any]) -> str:
@@ -93,10 +100,19 @@ def report(figures: Mapping[str, Any]) -> str:
     return (
         f"`{figures['preset']}`, one {tile}x{tile} tile, {figures['weights']}; median and spread "
         f"of {len(rows[0].seconds[EAGER])} runs, times as fast as eager PyTorch, PSNR to "
-        f"it. {about['processor']}, {about['cores']} cores; in matrix products it reaches "
+        f"it{_rates_meant(rows[0])}. {about['processor']}, {about['cores']} cores; in matrix "
+        "products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
         + ".\n\n"
         + table(header, lines)
+    )
+
+
+def _rates_meant(row: Row) -> str:
+    return (
+        ", multiply-accumulates of eager PyTorch a second and, in brackets, those that are made"
+        if row.made
+        else ""
     )
 
 
@@ -107,6 +123,8 @@ def _cells(row: Row) -> Iterator[str]:
         if engine != EAGER:
             times = times_as_fast(seconds, row.seconds[EAGER])
             cell += f", {times if times == WITHIN else f'{times}x'}, {row.psnr[engine]:.0f} dB"
+        if row.made:
+            cell += f", {row.rate(engine)}"
         yield cell
 
 
@@ -131,6 +149,7 @@ def measure_stages(
         everyone: dict[str, Run] = {EAGER: partial(_eager, call)}
         for engine, (runtime, precision) in engines.items():
             everyone[engine] = _stage_run(runtime, precision, file, call)
+            row.made[engine], _ = count.graph(file, winograd=runtime == WINOGRAD)
         yield time_in_turns(row, everyone, runs)
 
 
@@ -139,7 +158,10 @@ def _eager(call: Call) -> np.ndarray:
 
 
 def _stage_run(engine: str, precision: str, file: Path, call: Call) -> Run:
-    graph = run_onnxruntime(file) if engine == "onnxruntime" else run_openvino(file, precision)
+    if engine == "openvino":
+        graph = run_openvino(file, precision)
+    else:
+        graph = run_onnxruntime(file, winograd=engine == WINOGRAD)
     inputs = {name: value.numpy() for name, value in call.inputs.items()}
 
     def run() -> np.ndarray:

@@ -15,13 +15,26 @@ from tqdm import tqdm
 
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
-from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS
+from lpnsr.export.triton import repository
+from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, PRESETS, ROLES, STARTS
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.manifest import TOPOLOGIES
 from lpnsr.runtime.tiles.sizes import parse_tile
 
 EXTRA = "pip install 'lpnsr[cpu,export]'"
+
+_EPILOG = "\n".join(
+    (
+        "presets:",
+        *(f"  {name:<12} {text}" for name, text in PRESETS.items()),
+        "",
+        "exit codes:",
+        "  0    the bundle is written, or sound",
+        "  2    bad input, or what was computed is not what PyTorch computes; nothing is written",
+        "  130  interrupted",
+    )
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +92,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.download:
             parser.error("one of -o/--output, --bundle, --verify and --download is required")
         args.output = bundle_folder(args.preset)
+    if args.verify and args.triton:
+        parser.error("argument --triton: not allowed with --verify; use --bundle")
     return args
 
 
@@ -87,7 +102,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="lpnsr-export",
         description="Compile a model to a bundle: one static ONNX graph of the whole chain, "
         "verified against eager PyTorch.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_target(parser)
+    _add_weights(parser.add_argument_group("model and weights"))
+    _add_variant(parser.add_argument_group("variants of the chain"))
+    _add_graphs(parser.add_argument_group("graphs"))
+    add_downloads(parser)
+    command.add_arguments(parser)
+    add = parser.add_argument_group("messages").add_argument
+    add("--debug", action="store_true", help="show tracebacks")
+    add("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "-o",
@@ -97,7 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         "`lpnsr-run --model PRESET` finds it)",
     )
     target.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="a bundle that is there, to add engines to"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="a bundle that is there, or its name, for --engine and --triton",
     )
     target.add_argument(
         "--verify",
@@ -106,33 +139,46 @@ def _parser() -> argparse.ArgumentParser:
         help="a bundle that is there, to be compared with eager PyTorch anew, and its engines with "
         "their graphs; takes --weights",
     )
-    parser.add_argument("--preset", default="lpnsr", help="model (default: %(default)s)")
     parser.add_argument(
-        "--weights", type=Path, help="folder with the checkpoints under their official names"
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="also put the bundle into a model repository of the Triton Inference Server",
     )
+    parser.add_argument("--force", action="store_true", help="replace what exists")
+
+
+def _add_weights(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--preset", default="lpnsr", help="one of those below (default: %(default)s)")
+    add("--weights", type=Path, help="folder with the checkpoints under their official names")
     for role in (role.replace("_", "-") for role in ROLES if role != "pre_upsampler"):
-        parser.add_argument(f"--{role}", type=Path, metavar="FILE", help=f"the {role}'s checkpoint")
-    parser.add_argument(
+        add(f"--{role}", type=Path, metavar="FILE", help=f"the {role}'s checkpoint")
+
+
+def _add_variant(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
         "--pre-upsampler",
         type=lambda text: text if text in STARTS else Path(text),
         metavar="|".join((*STARTS, "FILE")),
         help="what the chain starts from: the bicubic picture, or the pre-upsampler's, with its "
         "checkpoint from --weights (swinir) or from FILE",
     )
-    parser.add_argument(
+    add(
         "--steps",
         type=_positive,
         metavar="K",
         help="run the last K steps of the chain, from x_K (default: all); dmsr: any number",
     )
-    parser.add_argument(
+    add(
         "--timestep",
         type=_whole,
         metavar="T",
         help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
         "model, 250 say, instead of estimating it",
     )
-    parser.add_argument(
+    add(
         "--noise",
         choices=NOISE_KINDS,
         nargs="+",
@@ -140,7 +186,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what the steps add: one kind for all, or one for each step but the last, in order "
         "(default: predicted, or gaussian where the preset has no noise predictor)",
     )
-    parser.add_argument(
+
+
+def _add_graphs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
         "--tile",
         type=parse_tile,
         nargs="+",
@@ -148,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="input tile, 64 or 128x64 (height x width); several share their weights file",
     )
-    parser.add_argument(
+    add(
         "--batch",
         type=_positive,
         nargs="+",
@@ -156,26 +206,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tiles a graph takes at once; several make a graph each (default: 1)",
     )
-    parser.add_argument(
+    add(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
         help="what the networks compute in; fp16 and bf16 keep norms, softmax and the state in "
         "fp32, mixed takes fp16 where its range suffices, else bf16 (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--topology",
         choices=TOPOLOGIES,
         default="unrolled",
         help="one graph of the whole chain, or one for each network, between which the runtime "
         "updates the state (default: %(default)s)",
     )
-    add_downloads(parser)
-    command.add_arguments(parser)
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    parser.add_argument("--version", action="version", version=f"lpnsr-export {version('lpnsr')}")
-    return parser
 
 
 def add_downloads(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +288,8 @@ def _export(args: argparse.Namespace) -> None:
                 f"multiples of {preset.multiple}"
             )
     check_target(args.output, args.force)
+    if args.triton:
+        repository.check(args.triton, preset.name, args.force)
     files = obtain(preset, args, given)
 
     shapes = list(dict.fromkeys(product(args.batch, args.tile)))
@@ -271,7 +317,9 @@ def _export(args: argparse.Namespace) -> None:
         bar.set_description("done")
     _report(bundle)
     if wanted:
-        command.build(bundle, wanted)
+        bundle = command.build(bundle, wanted)
+    if args.triton:
+        print(repository.write(bundle, args.triton, args.force))
 
 
 def _report(bundle: Bundle) -> None:

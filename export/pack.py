@@ -224,7 +224,7 @@ def _store_weights_once(models: Sequence[ir.Model], folder: Path) -> None:
 def _manifest(
     preset: Preset, types: dict[str, str], graphs: Sequence[Graph], files: dict[str, str]
 ) -> Manifest:
-    schedule = dataclasses.asdict(preset.schedule)
+    schedule = dict(vars(preset.schedule))  # all schedules are dataclasses of plain values
     schedule.pop("noise_kinds", None)  # `variant` tells them
     packages = ["lpnsr", "torch", "onnx-ir", "onnxruntime"]
     if any(len(graph.parity) > 1 for graph in graphs):  # measured as an engine reduces it

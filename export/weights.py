@@ -47,7 +47,7 @@ def _by_name(
 ) -> dict[str, Path]:
     """Role -> file, from role -> file name."""
     unknown = [
-        f"{name}, from {source}" if (source := preset.networks[role].source) else name
+        f"{name}, from {origin}" if (origin := preset.networks[role].source) else name
         for role, name in wanted.items()
         if name not in SOURCES
     ]

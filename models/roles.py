@@ -19,3 +19,14 @@ STARTS = ("bicubic", "swinir")
 NOISE_KINDS = ("predicted", "gaussian", "zero")
 # What the networks of a graph compute in; in mixed precision each has its own type.
 PRECISIONS = ("fp32", "fp16", "bf16", "mixed")
+# The presets, whose networks and weights `lpnsr.models.presets` has.
+PRESETS = {
+    "lpnsr": "4 steps with predicted noise",
+    "resshift": "4 steps",
+    "resshift-15": "15 steps",
+    "sinsr": "ResShift distilled to 1 step",
+    "upsr": "5 steps on pixels, uncertainty-weighted noise",
+    "upsr-light": "4 steps; weights not published",
+    "dmsr": "1 step or more of SD-Turbo; weights not published",
+    "lpnsr-tiny": "the runtime's built-in model; its weights are here",
+}

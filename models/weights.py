@@ -26,15 +26,23 @@ def find_weights(
         roles: whose files; left out, those of all networks.
 
     Raises:
-        CheckpointError: a file is missing or for a network that the preset has not; names the
-            network and what was looked for.
+        CheckpointError: files are missing, or one is for a network that the preset has not; names
+            the networks and what was looked for.
     """
     given = given or {}
     for role in (role for role, file in given.items() if file and role not in preset.networks):
         raise CheckpointError(f"{preset.name} needs no {role} here; leave out {_option(role)}")
     folder = folder or preset.weights
-    wanted = tuple(preset.networks) if roles is None else roles
-    return {role: given.get(role) or _find(preset, role, folder) for role in wanted}
+    files, missing = {}, []
+    for role in preset.networks if roles is None else roles:
+        file = given.get(role) or (folder and look_up(preset, role, folder))
+        if file:
+            files[role] = file
+        else:
+            missing.append(role)
+    if missing:
+        raise CheckpointError(_advice(preset, folder, missing))
+    return files
 
 
 def look_up(preset: Preset, role: str, folder: Path) -> Path | None:
@@ -46,19 +54,23 @@ def look_up(preset: Preset, role: str, folder: Path) -> Path | None:
     return None
 
 
-def _find(preset: Preset, role: str, folder: Path | None) -> Path:
-    names = preset.networks[role].files
+def _advice(preset: Preset, folder: Path | None, missing: Sequence[str]) -> str:
+    """What to do about networks without a checkpoint, in one line that names all their files."""
+    names = _listed([preset.networks[role].files[0] for role in missing])
+    options = " ".join(map(_option, missing))
     if folder is None:
-        raise CheckpointError(
-            f"{preset.name} needs weights: fetch them with --download, name their folder with "
-            f"--weights DIR (for the {role}, {names[0]}) or each file, as in {_option(role)}"
+        return (
+            f"{preset.name} needs weights: fetch them with --download, name the folder of {names} "
+            f"with --weights DIR, or name each file: {options}"
         )
-    if found := look_up(preset, role, folder):
-        return found
-    raise CheckpointError(
-        f"{folder} has no checkpoint of the {role}: put {' or '.join(names)} there, "
-        f"or name the file with {_option(role)}"
-    )
+    if not folder.is_dir():
+        return f"there is no folder {folder}; name that of {names} with --weights DIR"
+    roles = _listed(missing)
+    return f"{folder} has no checkpoint of the {roles}: put {names} there, or give {options}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _option(role: str) -> str:
@@ -69,8 +81,10 @@ def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
     """The preset's chain with the weights of `files` (by role).
 
     Raises:
-        CheckpointError: a file is missing, unreadable, or of another network.
+        CheckpointError: files are missing, or one is unreadable or of another network.
     """
+    if absent := [str(file) for file in files.values() if not file.is_file()]:
+        raise CheckpointError(f"there is no checkpoint {' and no '.join(absent)}")
     chain = preset.build()
     for role, file in files.items():
         load_network(chain.network(role), file, role, preset.networks[role].source)

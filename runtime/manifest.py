@@ -69,7 +69,8 @@ class Graph:
         batch: number of tiles the graph takes at once.
         parity: precision -> figures measured at export, the graph computed in it against eager
             PyTorch in float32, on random input: "fp32", and "bf16" where an engine reduced it to
-            that; for a graph with narrow stages, "fp16", "bf16" or "mixed", as it says itself.
+            that; for a graph with narrow stages, "fp16", "bf16" or "mixed", as it says itself. With
+            Winograd convolutions, the figures of "fp32" begin with `winograd_`.
         precisions: what an engine that reduces precision itself may compute in.
         stage_parity: stage -> `worst` and `mean` absolute error and `psnr` (dB, against a range of
             2), and, if fp16 was considered, `largest`, the largest magnitude it has to hold;

@@ -1,4 +1,4 @@
-"""Finds the files that an ONNX graph refers to, without the onnx package.
+"""Reads ONNX graphs, such as the files that they refer to, without the onnx package.
 
 An ONNX file is a protocol buffer: a sequence of fields, each with a number and, for the kinds that
 matter here, a length and so many bytes, which may be a message with fields of its own.
@@ -26,7 +26,10 @@ _FIELDS = {
 """Message -> number of a field -> the message in it; all other fields refer to no file."""
 
 _KEY, _VALUE = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
+"""Kinds of fields: a number of 7 bits a byte, so many bytes, or a length and bytes."""
+
+Content = bytes | mmap.mmap
 
 
 class DamagedError(ValueError):
@@ -46,43 +49,53 @@ def references(path: Path) -> set[str]:
         return set(_locations(content, 0, len(content), "model"))
 
 
-def _locations(content: mmap.mmap, start: int, end: int, message: str) -> Iterator[str]:
+def _locations(content: Content, start: int, end: int, message: str) -> Iterator[str]:
     pending = [(start, end, message)]
     while pending:
         start, end, message = pending.pop()
         if message == "entry":
-            entry = {number: content[a:b] for number, a, b in _fields(content, start, end)}
+            parts = fields(content, start, end)
+            entry = {number: content[a:b] for number, kind, a, b in parts if kind == BYTES}
             if entry.get(_KEY) == b"location":
                 yield entry.get(_VALUE, b"").decode("utf-8", errors="replace")
             continue
-        for number, a, b in _fields(content, start, end):
-            if inner := _FIELDS[message].get(number):
+        for number, kind, a, b in fields(content, start, end):
+            if kind == BYTES and (inner := _FIELDS[message].get(number)):
                 pending.append((a, b, inner))
 
 
-def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field that has a length."""
+def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number and kind of each field of a message, and start and end of what is in it.
+
+    Raises:
+        DamagedError: the message is not well-formed.
+    """
     while at < end:
-        tag, at = _varint(content, at, end)
+        tag, at = varint(content, at, end)
         kind = tag & 7
-        if kind == _VARINT:
-            _, at = _varint(content, at, end)
-        elif kind == _BYTES:
-            length, at = _varint(content, at, end)
+        if kind == VARINT:
+            _, after = varint(content, at, end)
+        elif kind == BYTES:
+            length, at = varint(content, at, end)
             if length > end - at:
                 raise DamagedError("it is truncated")
-            yield tag >> 3, at, at + length
-            at += length
+            after = at + length
         elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
+            after = at + (8 if kind == _FIXED64 else 4)
         else:
             raise DamagedError("it is no ONNX graph")
-    if at > end:
-        raise DamagedError("it is truncated")
+        if after > end:
+            raise DamagedError("it is truncated")
+        yield tag >> 3, kind, at, after
+        at = after
 
 
-def _varint(content: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the least first, and where it ends."""
+def varint(content: Content, at: int, end: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, the least first, and where it ends.
+
+    Raises:
+        DamagedError: there is none.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:

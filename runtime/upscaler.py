@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,25 +12,19 @@ from typing import Any
 
 import numpy as np
 import psutil
-from PIL import Image
 
-from lpnsr.runtime import backends
+from lpnsr.runtime import backends, planes
 from lpnsr.runtime.backends import host_pictures, pool
 from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs
+from lpnsr.runtime.planes import Model, Progress
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.layout import TileLayout, choose
 
 MEMORY = min(4 * 2**30, psutil.virtual_memory().total // 2)
 """Bytes that loaded graphs take together by default: 4 GiB, or half of the machine's memory."""
-
-Picture = np.ndarray | Image.Image
-"""A picture as `lpnsr.runtime.pictures.inputs.convert` takes it."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of tiles done and of tiles in all."""
 
 
 class UpscaleError(RuntimeError):
@@ -116,6 +111,16 @@ class Upscaler:
             partial(backend.load, bundle), partial(pool.estimate, bundle), description.memory
         )
 
+    @property
+    def parallel(self) -> int:
+        """Pictures to upscale at the same time, so that their tiles fill the batches.
+
+        1 where batches are of one tile. Else two batches of small pictures: while one is computed,
+        the other gathers.
+        """
+        batch = min(graph.batch for graph in self._graphs)
+        return 2 * batch if batch > 1 else 1
+
     @classmethod
     def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
         """Open a bundle.
@@ -149,10 +154,15 @@ class Upscaler:
         """Release the loaded graphs once they are no longer in use; refuse further pictures."""
         self._sessions.close()
 
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        return f"<Upscaler: {manifest.preset}, x{manifest.scale}, {self.backend.describe()}>"
+
     def upscale(
         self,
-        picture: Picture | Sequence[Picture],
+        picture: Any,
         *,
+        scale: float | None = None,
         seed: int = 0,
         deterministic: bool = False,
         color_fix: bool = True,
@@ -161,50 +171,64 @@ class Upscaler:
         """Upscale one picture, or a batch of pictures.
 
         The result depends on the arguments, the model, the tile and the overlap, not on the batch
-        or on other pictures.
+        or on other pictures. Grey pictures stay grey; alpha is enlarged by bicubic interpolation,
+        and what it hides does not show.
 
         Args:
-            picture: a PIL image in mode RGB, or an RGB array (H, W, 3) of uint8, uint16 or
-                floating-point values in [0, 1]; or several: a list or tuple of pictures of any
-                kind and size, or an array (N, H, W, 3).
+            picture: grey or RGB, with or without alpha:
+
+                - an array (H, W) or (H, W, C) of uint8, uint16 or floating-point values in [0, 1];
+                - a PIL image in mode L, LA, RGB or RGBA;
+                - the path of a picture's file, of any kind that `lpnsr-run` reads;
+                - a PyTorch tensor (C, H, W) on the CPU, of the same types as arrays;
+                - or several: a list or tuple of pictures of any kind and size, an array
+                  (N, H, W, C), or a tensor (N, C, H, W).
+            scale: from 1 to the model's, which is the default; less is reduced from it.
             seed: 0 to 2**64 - 1; another seed gives another, equally plausible picture.
             deterministic: use the mean of the predicted noise in every step. The noise that starts
                 the chain still comes from the seed.
             color_fix: take the large-scale colours from `picture`.
-            progress: called before the first batch of tiles and after each; of several pictures,
-                for one after the other.
+            progress: called before the first batch of tiles and after each; several pictures are
+                then upscaled one after the other, and share no batches.
 
         Returns:
-            a picture of the same kind, (scale·H, scale·W, 3), RGB; of floating-point values,
-            float32 in [0, 1]. Of a batch, a list, or an array (N, scale·H, scale·W, 3).
+            a picture of the same kind, type and channels; of floating-point values, float32 in
+            [0, 1]. A path gives an array. Of a batch, a list, an array or a tensor.
 
         Raises:
-            ValueError: `picture` is none of these, the seed is out of range, or the upscaler is
-                closed.
+            ValueError: `picture` is none of these, the scale or the seed is out of range, or the
+                upscaler is closed.
+            ImageError: the file cannot be read.
             UpscaleError: the model returns values that are not finite.
             BackendError: the engine fails.
             BundleError: the graph is not what the bundle's manifest says.
             MemoryError: there is not enough memory; `bands` with a `lighter` layout needs less.
         """
-        options = {
-            "seed": seed,
-            "deterministic": deterministic,
-            "color_fix": color_fix,
-            "progress": progress,
-        }
-        if isinstance(picture, Sequence):
-            return [self._upscale(each, **options) for each in picture]
-        if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
-            return np.stack([self._upscale(each, **options) for each in picture])
-        return self._upscale(picture, **options)
+        most = self.bundle.manifest.scale
+        if scale is not None and not 1 <= scale <= most:
+            raise ValueError(f"scale {scale} is not from 1 to {most}")
+        model = Model(
+            partial(self.bands, seed=seed, deterministic=deterministic, color_fix=color_fix), most
+        )
 
-    def _upscale(self, picture: Picture, **options: Any) -> Any:
+        def upscale(each: Any) -> Any:
+            return self._upscale(model, each, scale, progress)
+
+        if batch := inputs.batch(picture):
+            if self.parallel == 1 or progress:
+                return batch.restore([upscale(each) for each in batch.pictures])
+            with ThreadPoolExecutor(self.parallel) as threads:
+                return batch.restore(list(threads.map(upscale, batch.pictures)))
+        return upscale(picture)
+
+    def _upscale(
+        self, model: Model, picture: Any, scale: float | None, progress: Progress | None
+    ) -> Any:
         given = inputs.convert(picture)
-        height, width = given.pixels.shape[:2]
-        scale = self.bundle.manifest.scale
-        result = np.empty((scale * height, scale * width, 3), dtype=given.dtype)
+        size = planes.scaled(given.pixels.shape[:2], scale or model.scale)
+        result = np.empty((*size, given.pixels.shape[2]), dtype=given.dtype)
         done = 0
-        for band in self.bands(given.pixels, dtype=given.dtype, **options):
+        for band in planes.upscale(model, given.pixels, size, given.dtype, progress=progress):
             result[done : done + len(band)] = band
             done += len(band)
         return given.restore(result)
@@ -238,7 +262,7 @@ class Upscaler:
             `dtype` (n, scale·W, 3), float32 in [-1, 1]; the bands together are the output, top to
             bottom.
         """
-        inputs.check(picture)
+        inputs.check(picture, (3,))
         size, manifest = picture.shape[:2], self.bundle.manifest
         chosen = layout or self.layout(size)
         tiles = tiling.plan(size, chosen.graph.tile, chosen.overlaps, manifest.scale)

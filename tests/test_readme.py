@@ -5,7 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lpnsr.benchmarks import cli as benchmarks
 from lpnsr.models.training import cli as training
@@ -39,17 +41,41 @@ def test_the_python_example_runs(monkeypatch):
     assert names["large"].shape == (4 * height, 4 * width, 3)
 
 
-@pytest.mark.slow
-def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys):
+def test_the_runtimes_examples_run(tmp_path, monkeypatch):
+    with Image.open(ROOT / "tests/photos/lighthouse_small.png") as image:
+        image.convert("RGB").crop((0, 0, 60, 40)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "brisque", None)  # the README goes without it
-    for command in block("sh", "lpnsr-bench quality").splitlines():
+    text = (ROOT / "runtime/README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 3
+    names = {}
+    for example in examples:
+        exec(example, names)
+    with Image.open("large.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), names["same"])
+    assert (names["double"].shape, names["double"].dtype) == ((3, 96, 128, 3), np.uint8)
+    assert names["large"].shape == (3, 192, 256) and names["large"].min() >= 0
+    assert names["large"].max() <= 1 and str(names["large"].dtype) == "torch.float32"
+    assert [type(each) for each in names["several"]] == [np.ndarray, Image.Image]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "title"),
+    [("README.md", "The built-in model"), ("runtime/README.md", "Other scales than 4")],
+)
+def test_the_quality_tables_are_what_the_commands_print(tmp_path, monkeypatch, capsys, file, title):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "brisque", None)  # the READMEs go without it
+    text = (ROOT / file).read_text(encoding="utf-8")
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    (commands,) = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    for command in commands.splitlines():
         name, *words = shlex.split(command)
         found = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in words]
         main = {"lpnsr-bench": benchmarks.main, "lpnsr-train": training.main}[name]
         assert main([word for words in found for word in words]) == 0
     printed = rows(capsys.readouterr().out)
-    section = README.split("## The built-in model")[1].split("\n## ")[0]
     for ours, theirs in zip(printed, rows(section), strict=True):
         for our, their in zip(ours, theirs, strict=True):
             value = re.fullmatch(r"([-+]?[\d.]+)(%| dB|)", our)

@@ -27,6 +27,7 @@ from lpnsr.export.check.verify import (
 from lpnsr.export.graph.builder import IR_VERSION
 from lpnsr.export.graph.unroll import LATENT, ends, show
 from lpnsr.kernels.recurrence import END
+from lpnsr.kernels.winograd import library
 from lpnsr.models.categories import Category
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
@@ -71,6 +72,11 @@ def verify(
     parity = measure(chain, _runs(chain, graph, models, folder, narrow=name != "fp32"), values)
     if name == "fp32":
         check(parity, preset.tolerance)
+        if library():
+            run = _runs(chain, graph, models, folder, winograd=True)
+            found = measure(chain, run, values)
+            check(found, preset.tolerance)
+            parity |= {f"winograd_{figure}": value for figure, value in found.items()}
         return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}})
     calls = record(chain, *tensors(values))
     stages = measure_stages(calls, graph, models, folder)
@@ -109,11 +115,16 @@ def verify_bundle(bundle: Bundle, folder: Path | None, given: Mapping[str, Path 
 
 
 def _runs(
-    chain: Chain, graph: Graph, models: Mapping[str, ir.Model], folder: Path, narrow: bool
+    chain: Chain,
+    graph: Graph,
+    models: Mapping[str, ir.Model],
+    folder: Path,
+    narrow: bool = False,
+    winograd: bool = False,
 ) -> Run:
     """Runs the whole chain; gives `sr`, `x_0` and categories."""
     runs = {
-        name: run_onnxruntime(emulate(model) if narrow else model, folder)
+        name: run_onnxruntime(emulate(model) if narrow else model, folder, winograd)
         for name, model in models.items()
     }
     if not graph.stages:

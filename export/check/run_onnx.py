@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from lpnsr.runtime.backends.onnxruntime_winograd import WEIGHTS_FOLDER, prepare
+
 Values = dict[str, np.ndarray]
 Run = Callable[[Values], Values]
 
@@ -16,12 +18,15 @@ class EngineMissingError(RuntimeError):
     """ONNX Runtime, which verifies exports, is not installed."""
 
 
-def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
+def run_onnxruntime(
+    source: Path | ir.Model, folder: Path | None = None, winograd: bool = False
+) -> Run:
     """Runs a graph as it is.
 
     Args:
         source: its file, or the graph itself.
         folder: of the graph's external weights, if it is given itself.
+        winograd: runs it as the backend with Winograd convolutions does.
 
     Raises:
         EngineMissingError: ONNX Runtime is not installed.
@@ -34,11 +39,17 @@ def run_onnxruntime(source: Path | ir.Model, folder: Path | None = None) -> Run:
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    content: bytes | Path
     if isinstance(source, ir.Model):
-        key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(folder))
-        source = ir.to_proto(source).SerializeToString()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        content, folder = ir.to_proto(source).SerializeToString(), folder or Path()
+    else:
+        content, folder = source, source.parent
+    if winograd:
+        model = content.read_bytes() if isinstance(content, Path) else content
+        content = prepare(model, folder, options)
+    elif isinstance(content, bytes):
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda values: dict(zip(names, session.run(names, values), strict=True))
 

@@ -1,4 +1,4 @@
-"""The part of `lpnsr-export` that builds engines."""
+"""The part of `lpnsr-export` for bundles that are there: builds engines, writes for Triton."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import building, store
+from lpnsr.export.triton import repository
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import BUILDERS
 from lpnsr.runtime.backends.tensorrt import TensorRt
@@ -52,12 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Add engines to a bundle that is there; returns the exit code, as `cli.main` does."""
+    """Do what is asked for with a bundle that is there; returns the exit code of `cli.main`."""
     try:
         wanted = check(args)
-        if wanted is None:
-            raise BundleError(f"nothing to do with {args.bundle}; add --engine tensorrt-rtx")
-        build(Bundle.open(args.bundle), wanted)
+        if not (wanted or args.triton):
+            raise BundleError(
+                f"nothing to do with {args.bundle}; add --engine tensorrt-rtx or --triton FOLDER"
+            )
+        bundle = Bundle.open(args.bundle)
+        if args.triton:
+            repository.check(args.triton, bundle.manifest.preset, args.force)
+        if wanted:
+            bundle = build(bundle, wanted)
+        if args.triton:
+            print(repository.write(bundle, args.triton, args.force))
     except KeyboardInterrupt:
         print("lpnsr-export: interrupted; engines that were done are kept", file=sys.stderr)
         return 130

@@ -41,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lpnsr-train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="lpnsr-train",
+        description="Make degraded pairs, and train the networks, one stage at a time.",
+        epilog="exit codes: 0 done, 2 bad input or a missing package, 130 interrupted; --resume "
+        "goes on",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('lpnsr')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

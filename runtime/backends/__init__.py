@@ -108,7 +108,7 @@ def _fastest(
 def _on_cpu(
     options: Options, bundle: Bundle | None, graphs: Sequence[Graph]
 ) -> tuple[Backend, str]:
-    """The fastest on a CPU: in bf16 if that is accurate and the processor computes in it."""
+    """The fastest on a CPU; in bf16 only if that is accurate, faster, and the processor has it."""
     infos = [info for info in BACKENDS.values() if info.device == "cpu"]
     limits = [info.limit(bundle.manifest) for info in infos if bundle]
     able = (
@@ -122,6 +122,8 @@ def _on_cpu(
         why = "bf16 is not wanted"
     elif "bf16" not in options.accurate:
         why = f"this model is not accurate in bf16{_cost_of_bf16(graphs)}"
+    elif any(info.frugal and info.is_installed() for info in able):
+        why = "bf16 would hardly be faster"
     else:
         try:
             backend = _first(reducing, replace(options, precision="bf16"), bundle, graphs)
@@ -131,7 +133,7 @@ def _on_cpu(
     backend = _first(able, replace(options, precision="fp32"), bundle, graphs)
     if len(able) < len(infos):
         return backend, next(limit for limit in limits if limit)
-    if not all(info.is_installed() for info in infos):
+    if sum(info.is_installed() for info in infos) == 1:
         return backend, "no other engine is installed"
     return backend, f"the fastest here in fp32; {why}"
 

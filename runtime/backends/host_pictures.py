@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,22 @@ _BAND = 128
 
 _COPIES, _CORRECTION = 4, 6
 """Output rows held at once, in heights of a tile and of a colour-corrected band."""
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """What a graph is told about one tile.
+
+    Attributes:
+        lr: float32 (3, h, w) in [-1, 1].
+        noise: float32 (K, C, h', w'), with the sizes of a latent.
+        given: what was made for the whole picture, by name (`Graph.given`), without the batch's
+            axis.
+    """
+
+    lr: np.ndarray
+    noise: np.ndarray
+    given: Mapping[str, np.ndarray]
 
 
 def bands(session: Session, task: Task) -> Generator[np.ndarray, None, None]:
@@ -50,66 +68,71 @@ def memory(graph: Graph, size: tuple[int, int], scale: int) -> int:
 
 
 def _upscaled(session: Session, task: Task) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch."""
-    given, done = _given(session, task), 0
-    for group, filled, lr in _batches(task, session.graph.batch):
-        noise = np.stack([_noise(session, tile, task) for tile in filled], axis=1)
-        sr = _finite(session, lr, noise, given, done)
-        done += len(group)
-        task.report(done)
-        for tile, upscaled in zip(group, sr, strict=False):  # the rest fill the batch
-            yield tile, upscaled.transpose(1, 2, 0)
+    """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch.
 
+    Pictures that other threads upscale meanwhile may share the batches.
 
-def _batches(task: Task, batch: int) -> Iterator[tuple[Sequence[Tile], Sequence[Tile], np.ndarray]]:
-    """The picture's tiles batch by batch.
-
-    Yields:
-        tiles, the same with the last repeated to fill the batch, and their pixels (B, 3, h, w).
+    Raises:
+        NotFiniteError: a tile's values are not finite.
     """
+    given, compute = _given(session, task), partial(_compute, session)
+    for first, group in _groups(task, session.graph.batch):
+        inputs = [TileInput(_lr(tile, task), _noise(session, tile, task), given) for tile in group]
+        results = session.batches.run(inputs, compute)
+        task.report(first + len(group))
+        for number, (tile, result) in enumerate(zip(group, results, strict=True), first):
+            if isinstance(result, str):
+                raise NotFiniteError(number, result)
+            yield tile, result.transpose(1, 2, 0)
+
+
+def _compute(session: Session, inputs: Sequence[TileInput]) -> list[np.ndarray | str]:
+    """Upscale one batch of tiles, or fewer.
+
+    A tile's result does not depend on the others: if values are not finite, only what they belong
+    to is taken from a computation at a higher precision.
+
+    Returns:
+        float32 (3, scale·h, scale·w) for each tile; what may help where one is not finite even so.
+    """
+    filled = [*inputs, *[inputs[-1]] * (session.graph.batch - len(inputs))]
+    lr = np.stack([tile.lr for tile in filled])
+    noise = np.stack([tile.noise for tile in filled], axis=1)
+    given = {name: np.stack([tile.given[name] for tile in filled]) for name in session.graph.given}
+    results: list[np.ndarray | str] = [*session.run(lr, noise, **given)[: len(inputs)]]
+    bad = [number for number, sr in enumerate(results) if not np.isfinite(sr).all()]
+    if not bad:
+        return results
+    try:
+        precise = session.run_precisely(lr, noise, **given)
+    except PrecisionError as error:
+        return [str(error) if number in bad else sr for number, sr in enumerate(results)]
+    for number in bad:
+        results[number] = precise[number] if np.isfinite(precise[number]).all() else ADVICE
+    return results
+
+
+def _groups(task: Task, batch: int) -> Iterator[tuple[int, Sequence[Tile]]]:
+    """The picture's tiles batch by batch, with the number of the first one."""
     for first in range(0, len(task.tiles), batch):
-        group = task.tiles[first : first + batch]
-        filled = [group[min(i, len(group) - 1)] for i in range(batch)]
-        cuts = [_signed(tile.cut(task.picture)) for tile in filled]
-        yield group, filled, np.stack([cut.transpose(2, 0, 1) for cut in cuts])
+        yield first, task.tiles[first : first + batch]
 
 
 def _given(session: Session, task: Task) -> dict[str, np.ndarray]:
     """What the graph wants to know of the whole picture: the mean of what its tiles give."""
-    if not session.graph.given:
-        return {}
-    batch = session.graph.batch
     found: dict[str, list[np.ndarray]] = {name: [] for name in session.graph.given}
-    for group, _, lr in _batches(task, batch):
+    batch = session.graph.batch
+    for _, group in _groups(task, batch) if found else ():
+        cuts = [_lr(tile, task) for tile in group]
+        lr = np.stack([*cuts, *[cuts[-1]] * (batch - len(cuts))])
         for name, values in session.estimate(lr).items():
             found[name] += [*values[: len(group)]]
-    return {name: np.stack([np.mean(values, axis=0)] * batch) for name, values in found.items()}
+    return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
-def _finite(
-    session: Session,
-    lr: np.ndarray,
-    noise: np.ndarray,
-    given: Mapping[str, np.ndarray],
-    first: int,
-) -> np.ndarray:
-    """The upscaled batch; if a value is not finite, computed again at a higher precision.
-
-    Raises:
-        NotFiniteError: a value still is not; `first` is the number of the batch's first tile.
-    """
-    sr = session.run(lr, noise, **given)
-    if np.isfinite(sr).all():
-        return sr
-    advice = ADVICE
-    try:
-        sr = session.run_precisely(lr, noise, **given)
-    except PrecisionError as error:
-        advice = str(error)
-    for number, upscaled in enumerate(sr, first):
-        if not np.isfinite(upscaled).all():
-            raise NotFiniteError(number, advice)
-    return sr
+def _lr(tile: Tile, task: Task) -> np.ndarray:
+    """The tile's pixels, float32 (3, h, w) in [-1, 1]."""
+    return _signed(tile.cut(task.picture)).transpose(2, 0, 1)
 
 
 def _noise(session: Session, tile: Tile, task: Task) -> np.ndarray:

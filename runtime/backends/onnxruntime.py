@@ -68,17 +68,12 @@ class OnnxRuntime(Backend):
 
     def _load_parts(self, bundle: Bundle, graph: Graph) -> dict[str, Any]:
         """File name -> ONNX Runtime's session of it."""
-        options = self._engine.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = _SILENT
         found: dict[str, tuple[int, ...]] = {}
         parts: dict[str, Any] = {}
         for name in graph.files:
             path = bundle.path / name
             try:
-                part = parts[name] = self._open(str(path), options)
+                part = parts[name] = self._open(str(path), self._options())
             except self._errors as error:
                 _raise_if_memory(error)
                 raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
@@ -89,6 +84,14 @@ class OnnxRuntime(Backend):
         if found.keys() != expected.keys() | between or not expected.items() <= found.items():
             raise BundleError(f"{path} has tensors {found}, its manifest {expected}; export again")
         return parts
+
+    def _options(self) -> Any:
+        options = self._engine.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _SILENT
+        return options
 
     def _open(self, path: str, options: Any) -> Any:
         return self._engine.InferenceSession(path, options, providers=["CPUExecutionProvider"])

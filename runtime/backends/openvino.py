@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Precision -> what OpenVINO calls it."""
 
+_MEMORY = r"bad.?alloc|allocat|can't alloc|out of memory|not enough memory|temporarily unavailable"
+"""What it says where memory has run out, or was refused to a thread: there is no error type."""
+
 
 def create(name: str, options: Options) -> OpenVino:
     """See `lpnsr.runtime.backends.registry`."""
@@ -66,9 +69,13 @@ class OpenVino(Backend):
                 f'OpenVINO is missing ({error}); install it with: pip install "lpnsr[openvino]"'
             ) from error
         self._engine = openvino
-        self._core = openvino.Core()
-        # Asked for by name, as all others would comment on a damaged file.
-        self._onnx = frontend.FrontEndManager().load_by_framework("onnx")
+        try:
+            self._core = openvino.Core()
+            # Asked for by name, as all others would comment on a damaged file.
+            self._onnx = frontend.FrontEndManager().load_by_framework("onnx")
+            has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot start: {_first_line(error)}") from error
         failures = [kind for name, kind in vars(frontend).items() if name.endswith("Failure")]
         self._errors = (RuntimeError, *failures)
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
@@ -79,7 +86,6 @@ class OpenVino(Backend):
                 self._settings["CACHE_DIR"] = str(folder)
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
             raise BackendError("this processor does not compute in bf16; use --precision fp32")
         if precision == "auto":
@@ -215,8 +221,7 @@ def _check(model: ov.Model, path: Path, expected: Mapping[str, tuple[int, ...]])
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """Detect exhausted memory: OpenVINO has no error type for it, only these words."""
-    if re.search(r"bad.?alloc|allocat|out of memory|not enough memory", str(error), re.IGNORECASE):
+    if re.search(_MEMORY, str(error), re.IGNORECASE):
         raise MemoryError(f"OpenVINO: {_first_line(error)}") from error
 
 

@@ -47,6 +47,8 @@ class BackendInfo:
         topologies: the topologies of bundles that it can run.
         prebuilt: whether it needs engines in the bundle that were built for the GPU beforehand.
         whole: whether it runs models that look at the whole picture first, or draw no noise.
+        frugal: whether it needs fewer multiplications, which makes it as fast in fp32 as others
+            are in bf16.
     """
 
     name: str
@@ -58,6 +60,7 @@ class BackendInfo:
     topologies: tuple[str, ...] = TOPOLOGIES
     prebuilt: bool = False
     whole: bool = False
+    frugal: bool = False
 
     def open(self, options: Options) -> Backend:
         """Create the engine.
@@ -127,6 +130,16 @@ class BackendInfo:
 BACKENDS = {
     info.name: info
     for info in (
+        BackendInfo(
+            "onnxruntime-winograd",
+            "ONNX Runtime Winograd",
+            module="onnxruntime_winograd",
+            device="cpu",
+            precisions=("fp32",),
+            stored=("fp32", "fp16"),
+            whole=True,
+            frugal=True,
+        ),
         BackendInfo(
             "onnxruntime",
             "ONNX Runtime",

@@ -9,8 +9,10 @@ import numpy as np
 
 from lpnsr.runtime.backends import host_pictures
 from lpnsr.runtime.backends.base import ADVICE, PrecisionError, Task
+from lpnsr.runtime.backends.host_pictures import TileInput
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
+from lpnsr.runtime.tiles.batches import Batches
 
 
 class Session(ABC):
@@ -23,10 +25,12 @@ class Session(ABC):
     Attributes:
         manifest: of the bundle.
         graph: what is loaded.
+        batches: where the pictures of several threads share batches.
     """
 
     def __init__(self, bundle: Bundle, graph: Graph) -> None:
         self.manifest, self.graph = bundle.manifest, graph
+        self.batches: Batches[TileInput, np.ndarray | str] = Batches(graph.batch)
 
     def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
         """What the graph's stages for a whole picture make of one batch of its tiles.

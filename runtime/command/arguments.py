@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from lpnsr.runtime import backends
 from lpnsr.runtime.bundle import BUILTIN
-from lpnsr.runtime.command.recipe import ALPHA
+from lpnsr.runtime.command.recipe import ALPHA, Recipe
 from lpnsr.runtime.pictures.formats import FORMATS
 from lpnsr.runtime.tiles.sizes import parse_tile
 
@@ -67,13 +67,36 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.inputs += args.more_inputs
     if not args.inputs:
         command.error("the following arguments are required: INPUT")
+    settle_size(command, args)
+    if args.suffix is None:
+        args.suffix = "" if args.output else _mark(args)
+    return args
+
+
+def settle_size(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Make of --size what it stands for.
+
+    Raises:
+        SystemExit: --width or --height is given, too.
+    """
     if args.size:
         if args.width or args.height:
             command.error("argument --size: not allowed with --width and --height")
         args.width, args.height = args.size
-    if args.suffix is None:
-        args.suffix = "" if args.output else _mark(args)
-    return args
+
+
+def recipe(args: argparse.Namespace) -> Recipe:
+    """What the arguments of `add_output` and `add_noise` say."""
+    return Recipe(
+        seed=args.seed,
+        deterministic=args.deterministic,
+        color_fix=args.color_fix,
+        alpha=args.alpha,
+        scale=args.scale,
+        max_side=args.max_side,
+        width=args.width,
+        height=args.height,
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,10 +120,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", type=Path, metavar="OUT", help=_OUTPUT)
     _add_files(parser.add_argument_group("files"))
-    _add_output(parser.add_argument_group("output"))
+    add_output(parser.add_argument_group("output"))
     model = parser.add_argument_group("model")
     add_model(model)
-    _add_noise(model)
+    add_noise(model)
     add_engine(parser.add_argument_group("engine"))
     _add_messages(parser.add_argument_group("messages"))
     return parser
@@ -117,18 +140,24 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="leave out pictures whose output exists; resumes a run",
     )
-    add("--pattern", default="*", metavar="GLOB", help='which files of a folder, e.g. "IMG_*.jpg"')
+    add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--suffix",
-        type=_suffix,
+        type=suffix,
         help="put behind each output's name (default: none, without -o such as _x4)",
     )
+    add_reading(group)
+
+
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Add which files are read, and how."""
+    add = group.add_argument
+    add("--pattern", default="*", metavar="GLOB", help='which files of a folder, e.g. "IMG_*.jpg"')
     add(
         "--salvage",
         action="store_true",
         help="take of damaged JPEGs what can be decoded; the rest is grey",
     )
-    add("--report", type=Path, metavar="JSON", help="file for an account of every picture")
     add(
         "--max-megapixels",
         type=megapixels,
@@ -138,7 +167,8 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_output(group: argparse._ArgumentGroup) -> None:
+def add_output(group: argparse._ArgumentGroup) -> None:
+    """Add what the output files are: their format and size."""
     add = group.add_argument
     add(
         "--format",
@@ -157,7 +187,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         type=scale,
         default=4.0,
         metavar="X",
-        help="1 to 4, any number; less than 4 is upscaled x4 and reduced (default: 4)",
+        help="1 to 4, any number; less than 4 is upscaled x4 and reduced, for as much work "
+        "(default: 4)",
     )
     add("--width", type=positive, metavar="PIXELS", help="reduce wider outputs to this")
     add("--height", type=positive, metavar="PIXELS", help="reduce higher outputs to this")
@@ -191,13 +222,14 @@ def add_model(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--overlap",
-        type=_count,
+        type=natural,
         metavar="PIXELS",
         help="least overlap of tiles in input pixels (default: 8 or 16, what costs less)",
     )
 
 
-def _add_noise(group: argparse._ArgumentGroup) -> None:
+def add_noise(group: argparse._ArgumentGroup) -> None:
+    """Add what the noise is, and what comes from the input instead."""
     add = group.add_argument
     add("--seed", type=seed, default=0, help="of the noise; same seed, same picture (default: 0)")
     add("--deterministic", action="store_true", help="use only the mean of the predicted noise")
@@ -223,7 +255,7 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=positive, metavar="N", help="CPU threads (default: the engine decides)")
     add(
         *("-g", "--gpu"),
-        type=_count,
+        type=natural,
         metavar="N",
         help="NVIDIA GPU to use, as nvidia-smi numbers them (default: 0)",
     )
@@ -267,7 +299,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _suffix(text: str) -> str:
+def suffix(text: str) -> str:
+    """What is put behind a name."""
     if "/" in text or "\\" in text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not part of a file name")
     return text
@@ -303,7 +336,8 @@ def quality(text: str) -> int:
     return _integer(text, 1, 100)
 
 
-def _count(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
     return _integer(text, 0, None)
 
 

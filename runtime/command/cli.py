@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Event
-from types import FrameType
 
 from tqdm import tqdm
 
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.command import jobs, opening, progress, rehearsal, report, streams
-from lpnsr.runtime.command.arguments import NAME, parse
+from lpnsr.runtime.command import jobs, opening, process, progress, rehearsal, report, streams
+from lpnsr.runtime.command.arguments import NAME, parse, recipe
 from lpnsr.runtime.command.jobs import Job, JobError, Naming
 from lpnsr.runtime.command.pipeline import Outcome, Pipeline, PipelineError
-from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.pictures.formats import FORMATS, Format
 from lpnsr.runtime.tiles.tiling import TilingError
@@ -53,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    opening.prepare(args)
+    opening.prepare(args.max_megapixels, args.threads)
     kind = FORMATS[args.format or _format_of(args.output)]
     args.quiet |= streams.STANDARD in (*args.inputs, args.output)
     with streams.replaced(args.inputs, args.output, kind.suffixes[0]) as (inputs, output):
@@ -69,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
             _say(f"{len(skipped)} of {len(plan.jobs)} pictures exist and are skipped")
         for source, reason in plan.unread.items():
             _say(f"{source} {reason}")
-        with nullcontext() if args.debug else _quiet_decoders():
+        with nullcontext() if args.debug else process.quiet_decoders():
             if args.dry_run:
                 return _rehearse(args, todo, len(plan.unread))
             return _upscale(args, kind, todo, skipped, plan.unread)
@@ -84,10 +79,10 @@ def _upscale(
 ) -> int:
     """Upscale and report what is to be done; returns the exit code."""
     outcomes: list[Outcome] = []
-    with progress.bars(todo, args.quiet) as bars, _signals() as (stop, received):
+    with progress.bars(todo, args.quiet) as bars, process.signals() as (stop, received):
         upscaler = _upscaler(args)
         pipeline = Pipeline(
-            upscaler, _recipe(args), kind, args.quality, _say, bars.show, stop, args.salvage
+            upscaler, recipe(args), kind, args.quality, _say, bars.show, stop, args.salvage
         )
         try:
             for outcome in pipeline.run(todo):
@@ -105,7 +100,7 @@ def _upscale(
 
 def _rehearse(args: argparse.Namespace, todo: list[Job], unread: int) -> int:
     """Tell what `_upscale` would do; returns the exit code that is to be expected."""
-    pixels, failed = rehearsal.sizes(todo, _recipe(args), _tell, _say)
+    pixels, failed = rehearsal.sizes(todo, recipe(args), _tell, _say)
     if pixels:
         seconds = pixels * rehearsal.seconds_per_pixel(_upscaler(args))
         _tell(
@@ -126,19 +121,6 @@ def _format_of(output: Path | None) -> str:
     """The format that the output's name asks for, PNG if it names a folder."""
     suffix = "" if output is None or output.is_dir() else output.suffix.lower()
     return next((name for name, kind in FORMATS.items() if suffix in kind.suffixes), "png")
-
-
-def _recipe(args: argparse.Namespace) -> Recipe:
-    return Recipe(
-        seed=args.seed,
-        deterministic=args.deterministic,
-        color_fix=args.color_fix,
-        alpha=args.alpha,
-        scale=args.scale,
-        max_side=args.max_side,
-        width=args.width,
-        height=args.height,
-    )
 
 
 def _shared(args: argparse.Namespace, upscaler: Upscaler) -> dict[str, object]:
@@ -180,44 +162,6 @@ def _exit_code(failed: int, asked: int) -> int:
     if not failed:
         return 0
     return 1 if asked > 1 else 2
-
-
-@contextmanager
-def _signals() -> Iterator[tuple[Event, list[int]]]:
-    """Let Ctrl-C and SIGTERM end the run in an orderly way: sets an event, lists the signals."""
-    stop, received = Event(), []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        stop.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop, received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _quiet_decoders() -> Iterator[None]:
-    """Silence loggers and C libraries that comment on damaged pictures on stderr."""
-    for name in ("PIL", "tifffile"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
-    sys.stderr.flush()
-    before, descriptor = sys.stderr, os.dup(2)
-    with (
-        open(os.devnull, "wb") as null,
-        open(os.dup(2), "w", buffering=1, errors="backslashreplace") as own,
-    ):
-        os.dup2(null.fileno(), 2)
-        sys.stderr = own
-        try:
-            yield
-        finally:
-            sys.stderr = before
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
 
 
 def _comment(outcome: Outcome, args: argparse.Namespace) -> None:

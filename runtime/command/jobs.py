@@ -185,15 +185,20 @@ def _pictures(
         )
         for name in sorted(files):
             file = here / name
-            wanted = fnmatchcase(name.lower(), naming.pattern.lower()) and not (
-                name.startswith(".") or file.is_symlink() or (mark and file.stem.endswith(mark))
-            )
-            if wanted and file.suffix.lower() in kinds.PICTURES and file.is_file():  # no pipe
+            ours = file.is_symlink() or (mark and file.stem.endswith(mark))
+            if is_picture(name, naming.pattern) and not ours and file.is_file():  # no pipe
                 found = True
                 yield file, file.relative_to(path)
     if not found:
         called = "" if naming.pattern == "*" else f" called {naming.pattern}"
         raise JobError(f"{path} holds no picture{called} ({', '.join(kinds.SUFFIXES)})")
+
+
+def is_picture(name: str, pattern: str) -> bool:
+    """Whether a file of a folder is taken for a picture, by its name."""
+    suffix = os.path.splitext(name)[1].lower()
+    wanted = suffix in kinds.PICTURES and not name.startswith(".")
+    return wanted and fnmatchcase(name.lower(), pattern.lower())
 
 
 def _unread(file: Path) -> str | None:
@@ -208,22 +213,27 @@ def _unread(file: Path) -> str | None:
 
 def _named(found: Sequence[tuple[Path, Path]], naming: Naming) -> list[Job]:
     """Give each (file, place for its output, called like the file) its output file."""
-    shared = Counter(_folded(place.with_suffix("")) for _, place in found)
-    jobs: dict[str, Job] = {}
-    for source, place in found:
-        stem = place.stem
-        if shared[_folded(place.with_suffix(""))] > 1:
-            stem = f"{stem}_{place.suffix[1:]}"
-        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
-        targets = (place.with_name(f"{name}{naming.mark}{naming.suffixes[0]}") for name in names)
-        target = next(target for target in targets if _folded(target) not in jobs)
-        jobs[_folded(target)] = Job(source, target)
-    return list(jobs.values())
+    places = [(str(place.with_name(place.stem)), place.suffix) for _, place in found]
+    targets = output_names(places, f"{naming.mark}{naming.suffixes[0]}")
+    return [Job(source, Path(target)) for (source, _), target in zip(found, targets, strict=True)]
 
 
-def _folded(path: Path) -> str:
-    """Equal for names that macOS and Windows consider the same."""
-    return str(path).casefold()
+def output_names(places: Sequence[tuple[str, str]], ending: str) -> list[str]:
+    """Give each output a name of its own, also where case does not matter.
+
+    Args:
+        places: where each output would be if it were called like its input: the path without its
+            suffix, and the suffix.
+        ending: what outputs end with.
+    """
+    shared = Counter(place.casefold() for place, _ in places)
+    names: dict[str, str] = {}
+    for place, suffix in places:
+        stem = place if shared[place.casefold()] == 1 else f"{place}_{suffix[1:]}"
+        stems = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        name = next(name for stem in stems if (name := stem + ending).casefold() not in names)
+        names[name.casefold()] = name
+    return list(names.values())
 
 
 def _refuse_writing_over_inputs(jobs: Sequence[Job]) -> None:

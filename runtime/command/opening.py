@@ -8,21 +8,26 @@ import os
 import cv2
 from PIL import Image
 
-from lpnsr.runtime.command.jobs import JobError
 from lpnsr.runtime.upscaler import Upscaler
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Set what holds for the whole process: the limit of pictures, CPU threads, the GPU.
+def prepare(megapixels: float, threads: int | None) -> None:
+    """Set what holds for the whole process.
 
-    Raises:
-        JobError: there is no such GPU.
+    Args:
+        megapixels: most millions of pixels of an input.
+        threads: CPU threads; None for what the libraries take.
     """
-    Image.MAX_IMAGE_PIXELS = int(args.max_megapixels * 5e5)  # Pillow refuses twice that
-    if args.threads:
-        cv2.setNumThreads(args.threads)
-    if args.gpu is not None:
-        _choose_gpu(args.gpu)
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 5e5)  # Pillow refuses twice that
+    if threads:
+        cv2.setNumThreads(threads)
+    # As nvidia-smi does it; the CUDA driver, which is not loaded yet, puts the fastest first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def device(gpu: int | None) -> str | None:
+    """What an upscaler calls the GPU of this number."""
+    return None if gpu is None else f"cuda:{gpu}"
 
 
 def upscaler(args: argparse.Namespace) -> Upscaler:
@@ -30,19 +35,10 @@ def upscaler(args: argparse.Namespace) -> Upscaler:
     return Upscaler.from_bundle(
         args.model,
         backend=args.backend,
+        device=device(args.gpu),
         tile=args.tile,
         batch=args.batch,
         overlap=args.overlap,
         threads=args.threads,
         precision=args.precision,
     )
-
-
-def _choose_gpu(number: int) -> None:
-    """Let the CUDA driver, which is not loaded yet, show one GPU alone."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number)] * (number + 1)
-    if number >= len(names):
-        raise JobError(f"--gpu {number}: CUDA_VISIBLE_DEVICES shows {len(names)}, from 0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import cv2
 
@@ -23,13 +23,13 @@ from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.upscaler import UpscaleError, Upscaler
 
 _WRITERS = 2
-"""Pictures that are encoded at the same time."""
-
-_UNWRITTEN = 2
-"""Pictures that may wait to be encoded."""
+"""Pictures that are encoded at the same time, at least, and that may wait for it."""
 
 _PATIENCE = 0.1
 """Seconds between checks for whether to stop."""
+
+_ALONE = 8
+"""Batches of a picture beyond which it matters little that the last one is not full."""
 
 _AHEAD = 8
 """Pictures that may be decoded ahead of time."""
@@ -40,7 +40,7 @@ _PIXELS = 2**25
 _BULKY = 2**29
 """Bytes that an encoder may hold while the next picture is upscaled."""
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Write errors that the next picture would meet, too."""
 
 
@@ -98,7 +98,7 @@ class Pipeline:
     stop: Event
     salvage: bool = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """Upscale pictures and yield the outcome of each as soon as it is known.
 
         Jobs may arrive one by one, for example from a queue: pictures are upscaled while others are
@@ -115,14 +115,14 @@ class Pipeline:
             line.start()
             for outcome in line.outcomes():
                 yield outcome
-                if _is_fatal(outcome):
+                if is_fatal(outcome):
                     line.stop()
         finally:
             line.end()
 
 
 class _Line:
-    """The threads of one run: one reads, one upscales, two write.
+    """The threads of one run: one reads, one upscales (or as many as fill batches), others write.
 
     Pictures move from queue to queue; None marks the end of each queue.
     """
@@ -131,16 +131,20 @@ class _Line:
         self._pipeline, self._jobs = pipeline, jobs
         self._room = Room(_PIXELS)
         self._read: Queue[tuple[Outcome, Picture | Exception] | None] = Queue(_AHEAD)
-        self._unwritten: Queue[tuple[Outcome, Channel, OutputSpec, Timed] | None] = Queue(
-            _UNWRITTEN
-        )
+        self._computing = pipeline.upscaler.parallel
+        writers = max(_WRITERS, self._computing)
+        self._unwritten: Queue[tuple[Outcome, Channel, OutputSpec, Timed] | None] = Queue(writers)
         self._done: Queue[Outcome | BaseException | None] = Queue()
         self._stopped = Event()
         self._said: set[str] = set()
+        self._lock, self._large = Lock(), Lock()
         self._reader = Thread(target=self._read_all, name="read", daemon=True)
-        self._computer = Thread(target=self._compute_all, name="compute", daemon=True)
+        self._computers = [
+            Thread(target=self._compute_all, name="compute", daemon=True)
+            for _ in range(self._computing)
+        ]
         self._writers = [
-            Thread(target=self._write_all, name="write", daemon=True) for _ in range(_WRITERS)
+            Thread(target=self._write_all, name="write", daemon=True) for _ in range(writers)
         ]
 
     def start(self) -> None:
@@ -150,14 +154,14 @@ class _Line:
             PipelineError: the system refuses.
         """
         try:
-            for thread in (*self._writers, self._reader, self._computer):
+            for thread in (*self._writers, *self._computers, self._reader):
                 thread.start()
         except RuntimeError as error:
             for _ in self._writers:
                 self._unwritten.put(None)
             raise PipelineError(
                 f"the system refuses to start threads ({error}); close other programs or raise the "
-                "process limit (ulimit -u)"
+                "limits of processes and address space (ulimit -u, -v)"
             ) from error
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -187,7 +191,7 @@ class _Line:
         """Stop, and wait until nothing is being upscaled or written any more."""
         self.stop()
         # Do not wait for the reader: it may be waiting for a job that never arrives.
-        for thread in (self._computer, *self._writers):
+        for thread in (*self._computers, *self._writers):
             if thread.ident is not None:
                 thread.join()
 
@@ -232,25 +236,41 @@ class _Line:
         try:
             while (item := self._next()) is not None:
                 outcome, picture = item
-                self._compute(outcome, picture)
-                if self._is_bulky(outcome):
-                    self._unwritten.join()
+                with self._turn(picture):
+                    self._compute(outcome, picture)
+                    if self._is_bulky(outcome):
+                        self._unwritten.join()
                 self._room.leave(outcome.job)
         except _Stopped:
             pass  # pictures that are computed are still written
         except BaseException as error:
             self._done.put(error)
-        finally:
             self.stop()
-            for _ in self._writers:
-                self._unwritten.put(None)
+        finally:
+            with self._lock:
+                self._computing -= 1
+                is_last = not self._computing
+            if is_last:
+                self.stop()
+                for _ in self._writers:
+                    self._unwritten.put(None)
 
     def _next(self) -> tuple[Outcome, Picture | Exception] | None:
         """The next picture that was read; None after the last one."""
         while not self._is_stopped():
             with suppress(Empty):
-                return self._read.get(timeout=_PATIENCE)
+                item = self._read.get(timeout=_PATIENCE)
+                if item is None:
+                    self._read.put(None)  # for the other threads
+                return item
         raise _Stopped
+
+    def _turn(self, picture: Picture | Exception) -> AbstractContextManager:
+        """Lets one picture at a time in that hardly gains by company, to keep memory small."""
+        if isinstance(picture, Exception):
+            return nullcontext()
+        layout = self._pipeline.upscaler.layout(picture.pixels.shape[:2])
+        return self._large if layout.tiles > _ALONE * layout.graph.batch else nullcontext()
 
     def _is_bulky(self, outcome: Outcome) -> bool:
         """Whether the encoder holds so much memory that the next picture should wait for it."""
@@ -276,9 +296,10 @@ class _Line:
             self._done.put(outcome)
 
     def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._pipeline.say(text)
+        with self._lock:
+            if text not in self._said:
+                self._said.add(text)
+                self._pipeline.say(text)
 
     def _attempt(self, outcome: Outcome, picture: Picture, layout: TileLayout) -> None:
         pipeline, recipe = self._pipeline, self._pipeline.recipe
@@ -320,7 +341,8 @@ class _Line:
         except Dropped:
             return None
         except (*DAMAGE, MemoryError) as error:
-            reason = str(error) or "not enough memory"
+            # Without the name that the file has until it is complete.
+            reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
             outcome.error, outcome.cause = f"cannot write {target}: {reason}", error
         finally:
             channel.drain()
@@ -329,8 +351,9 @@ class _Line:
         return outcome
 
 
-def _is_fatal(outcome: Outcome) -> bool:
-    return isinstance(outcome.cause, OSError) and outcome.cause.errno in _DISK
+def is_fatal(outcome: Outcome) -> bool:
+    """Whether it ends the run, as the next picture would fail like this one."""
+    return isinstance(outcome.cause, OSError) and outcome.cause.errno in DISK
 
 
 class _Stopped(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from typing import Any
 
 from tqdm import tqdm
 
@@ -60,10 +61,11 @@ def bars(jobs: Sequence[Job], quiet: bool = False) -> Iterator[Progress]:
         jobs: the pictures.
         quiet: show none.
     """
-    hidden = True if quiet else None
+    tqdm.monitor_interval = 0  # no thread that looks after bars
+    look: dict[str, Any] = {"miniters": 0, "disable": True if quiet else None}
     with (
-        tqdm(desc=_count(0, len(jobs)), bar_format=_WHOLE, disable=hidden) as pictures,
-        tqdm(desc="tiles", unit="tile", leave=False, disable=hidden) as tiles,
+        tqdm(desc=_count(0, len(jobs)), bar_format=_WHOLE, **look) as pictures,
+        tqdm(desc="tiles", unit="tile", leave=False, **look) as tiles,
     ):
         pixels = dict.fromkeys(jobs, 0)
         if not pictures.disable:  # else nobody asks

@@ -31,7 +31,7 @@ def write(
     Raises:
         OSError: the file cannot be written.
     """
-    pictures = [_entry(outcome) | run for outcome in outcomes]
+    pictures = [entry(outcome) | run for outcome in outcomes]
     pictures += [_files(job) | {"skipped": True} for job in skipped]
     pictures += [
         {"input": str(source), "error": f"{source} {why}"} for source, why in unread.items()
@@ -40,7 +40,8 @@ def write(
         stream.write((json.dumps({"pictures": pictures}, indent=1) + "\n").encode())
 
 
-def _entry(outcome: Outcome) -> dict[str, Any]:
+def entry(outcome: Outcome) -> dict[str, Any]:
+    """What a report says of a picture that was tried."""
     files = _files(outcome.job)
     if outcome.error is not None:
         return files | {"error": outcome.error}

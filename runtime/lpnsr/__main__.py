@@ -1,15 +1,28 @@
 """`python -m lpnsr` is `lpnsr-run`."""
 
 import sys
+from contextlib import nullcontext
+
+from lpnsr.runtime.command import limited
+
+NAME = "lpnsr-run"
 
 
 def main() -> int:
+    """Run the command, in a child process where memory is limited."""
+    return limited.guarded(NAME, _main) if limited.is_limited() else _main()
+
+
+def _main() -> int:
     """Run the command; where its packages cannot be loaded, say so in one line."""
+    is_limited = limited.is_limited()
     try:
-        from lpnsr.runtime.command import cli
+        with limited.hushed() if is_limited else nullcontext():
+            from lpnsr.runtime.command import cli
     except (ImportError, MemoryError, OSError) as error:
-        reason = " ".join(str(error).split()) or "not enough memory"
-        print(f"lpnsr-run: cannot start: {reason}", file=sys.stderr)
+        reason = " ".join(str(error.__cause__ or error).split()) or "not enough memory"
+        advice = f"; {limited.ADVICE}" if is_limited else ""
+        print(f"{NAME}: cannot start: {reason}{advice}", file=sys.stderr)
         return 2
     return cli.main()
 

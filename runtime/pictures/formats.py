@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import struct
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -256,10 +257,21 @@ def _tiff_tags(layout: OutputSpec) -> Tags:
     return tags
 
 
+class _Through(io.BufferedIOBase):
+    """A stream without a descriptor, to which Pillow would write without seeing a disk fill up."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, content: Any) -> int:
+        """All of it, or an `OSError`."""
+        return self._stream.write(content)
+
+
 def _write_jpeg(stream: BinaryIO, bands: Bands, layout: OutputSpec) -> None:
     details = layout.metadata
     _whole(bands, layout).save(
-        stream,
+        cast(IO[bytes], _Through(stream)),  # of which Pillow takes only what it has
         "JPEG",
         quality=layout.quality,
         exif=exif_bytes(details.tags(layout.size)),

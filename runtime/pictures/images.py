@@ -23,6 +23,8 @@ from lpnsr.runtime.pictures.tiff import Scan
 _COMMON = "BMP, JPEG, PNG, TIFF, WEBP"
 """What other files should be converted to."""
 
+_SALVAGE = ", or add --salvage"
+
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "YCbCr": 3, "CMYK": 3}
 """Mode -> channels; 4 for all others, 1 for the modes of 16-bit grey."""
 
@@ -116,6 +118,8 @@ def _salvaged(path: Path) -> Picture:
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # one thread reads at a time
     try:
         picture = _read(path)
+    except ImageError as error:
+        raise ImageError(str(error).removesuffix(_SALVAGE)) from error  # it does not help
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     return replace(picture, lost=(*picture.lost, "what is damaged"))
@@ -166,7 +170,7 @@ def _opened(path: Path) -> Iterator[Image.Image | Scan | BitFields]:
     except tiff.UnsupportedTiff as error:
         raise ImageError(f"{path} {error}") from error
     except DAMAGE as error:
-        advice = ", or add --salvage" if _is_jpeg(path) else ""
+        advice = _SALVAGE if _is_jpeg(path) else ""
         raise ImageError(
             f"{path} is damaged ({error}); replace it by an intact copy{advice}"
         ) from error

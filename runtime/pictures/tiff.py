@@ -192,6 +192,8 @@ def _scan(path: Path, stack: ExitStack) -> Scan | None:
         page = file.pages.first
         if page.sampleformat not in _SAMPLES or (page.bitspersample > 16 and not _is_float(page)):
             raise UnsupportedTiff("has signed or 32-bit samples; convert it to 8 or 16 bits")
+        if page.compression == COMPRESSION.WEBP:  # Pillow's libtiff calls that damaged
+            raise UnsupportedTiff("has WEBP compression; save it with deflate or none")
         unknown = magic == _BIG_ENDIAN_BIGTIFF or page.offset >= _FAR
         if _is_readable(page) and (unknown or _is_uncommon(page)):
             return Scan(page, _COLORS[page.photometric], len(file.pages))

@@ -92,7 +92,8 @@ class Service:
 
     def routes(self) -> list[Route]:
         """What is answered where."""
-        model = f"/v2/models/{self._model}"
+        name = f"/v2/models/{self._model}"
+        models = (name, f"{name}/versions/{inference.VERSION}")
         get = {
             "/v2": lambda _: JSONResponse(
                 {
@@ -103,14 +104,14 @@ class Service:
             ),
             "/v2/health/live": lambda _: JSONResponse({"live": True}),
             "/v2/health/ready": self._ready,
-            model: lambda _: JSONResponse(inference.describe(self._model)),
-            f"{model}/ready": self._ready,
+            **{model: lambda _: JSONResponse(inference.describe(self._model)) for model in models},
+            **{f"{model}/ready": self._ready for model in models},
             "/progress/{name}": self._progress,
             "/metrics": lambda _: Response(self.metrics.text(), media_type=metrics.TYPE),
         }
         return [
             Route("/upscale", self._upscale, methods=["POST"]),
-            Route(f"{model}/infer", self._infer, methods=["POST"]),
+            *(Route(f"{model}/infer", self._infer, methods=["POST"]) for model in models),
             *(Route(path, _asynchronous(answer)) for path, answer in get.items()),
             *_page(),
         ]

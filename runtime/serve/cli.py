@@ -66,13 +66,14 @@ def _serve(args: argparse.Namespace) -> None:
     from lpnsr.runtime.serve import app, server
 
     token = _token(args)
-    opening.prepare(args)
+    opening.prepare(args.max_megapixels, args.threads)
     listener = server.listen(args.host, args.port)
     with listener, opening.upscaler(args) as upscaler:
         # What is wrong with the model shows before the first request, and that one is fast.
         upscaler.upscale(np.zeros((*upscaler.layout((1, 1)).graph.tile, 3), np.uint8))
+        parallel = args.parallel or max(2, upscaler.parallel)
         limits = app.Limits(
-            args.parallel, args.queue, args.max_megabytes, args.max_megapixels, args.timeout
+            parallel, args.queue, args.max_megabytes, args.max_megapixels, args.timeout
         )
         server.allow_connections()
         host = f"[{args.host}]" if ":" in args.host else args.host
@@ -86,7 +87,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=NAME, description="Make pictures up to four times as large, over HTTP and on a page."
+        prog=NAME,
+        description="Make pictures up to four times as large, over HTTP and on a page.",
+        epilog="exit codes: 2 bad input, or the server cannot start; 130, 143 ended by Ctrl-C or "
+        "SIGTERM",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -110,10 +114,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add(
         "--parallel",
         type=positive,
-        default=2,
         metavar="N",
-        help="pictures in work at once: one is computed while another is read or written "
-        "(default: %(default)s)",
+        help="pictures in work at once (default: 2, of which one is computed while another is read "
+        "or written; for batches of several tiles, twice as many as those)",
     )
     add(
         "--queue",

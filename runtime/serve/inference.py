@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,22 @@ def parse(source: Path, length: str | None) -> Inference:
     for output in _objects(request, "outputs"):
         _expect(output.get("name") == "UPSCALED", "there is no output but UPSCALED")
         binary = _parameters(output).get("binary_data", binary) is True
-    unknown = _OF_FILES & parameters.keys()
-    _expect(not unknown, f"arrays have no {', '.join(sorted(unknown))}")
     if "SEED" in inputs:
         parameters["seed"] = int(inputs["SEED"][0])
     name = request.get("id")
     _expect(name is None or isinstance(name, str), "the id is not text")
-    return Inference(name, inputs["IMAGE"], options.read(parameters.items()).recipe, binary)
+    return Inference(name, inputs["IMAGE"], recipe(parameters), binary)
+
+
+def recipe(parameters: Mapping[str, Any]) -> Recipe:
+    """What is to be done with an array, by the parameters of its request.
+
+    Raises:
+        Refusal: there is no such parameter for arrays, or a value is out of its range.
+    """
+    unknown = _OF_FILES & parameters.keys()
+    _expect(not unknown, f"arrays have no {', '.join(sorted(unknown))}")
+    return options.read(parameters.items()).recipe
 
 
 def answer(model: str, inference: Inference, pixels: np.ndarray) -> tuple[bytes, dict[str, str]]:

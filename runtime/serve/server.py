@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from contextlib import suppress
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ class Impatient(H11Protocol):
 
     _seen: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begin to watch a new connection."""
         super().connection_made(transport)
         self.loop.call_later(_PATIENCE, self._look)

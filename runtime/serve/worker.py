@@ -100,7 +100,7 @@ class Worker:
         """Upscale uint8 (H, W, 3), RGB; returns the same of the larger size.
 
         Raises:
-            Refusal: it is too large.
+            Refusal: it is empty or too large.
         """
         self._check(pixels.shape[:2])
         picture = Picture(pixels, Metadata(), ())
@@ -109,6 +109,8 @@ class Worker:
             return np.concatenate(list(bands))
 
     def _check(self, size: tuple[int, int]) -> None:
+        if not all(size):
+            raise Refusal(400, "the picture has no pixels; send one that has some")
         if size[0] * size[1] > self._most * 1e6:
             raise Refusal(
                 413,

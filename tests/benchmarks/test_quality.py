@@ -80,6 +80,25 @@ def test_reduced_photographs_and_pairs_give_the_same(originals, tmp_path, capsys
     assert printed["built-in"][0] == f"{mean:.2f} dB"
 
 
+def test_at_a_smaller_scale_reducing_the_picture_beats_reducing_the_input(originals, capsys):
+    assert bench(originals, "--reduce", "--scale", "2") == 0
+    rows = table(capsys.readouterr().out)
+    ours, reduced = rows["built-in"], rows["built-in, input reduced first"]
+    assert float(ours[1].removesuffix(" dB")) > 0.5 > -0.5 > float(reduced[1].removesuffix(" dB"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scale", "5"], "--scale 5 is not from 1 to 4"),
+        (["--scale", "2", "--peers"], "--peers measures at scale 4 alone"),
+    ],
+)
+def test_scales_that_cannot_be_measured(originals, capsys, options, message):
+    assert bench(originals, "--reduce", *options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_bundles_side_by_side(originals, tmp_path, capsys):
     shutil.copytree(BUILTIN, tmp_path / "other")
     options = ("--reduce", "--model", BUILTIN, tmp_path / "other")

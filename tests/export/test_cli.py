@@ -170,7 +170,12 @@ BAD = {
     "no such folder": (
         ["--weights", "none"],
         None,
-        ["none has no checkpoint", "--pre-upsampler FILE"],
+        ["there is no folder none", "autoencoder.safetensors, denoiser", "--weights DIR"],
+    ),
+    "folder without any file": (
+        ["--weights", "."],
+        None,
+        ["autoencoder, denoiser and noise_predictor: put", "--denoiser FILE --noise-predictor"],
     ),
     "folder without one file": (
         ["--weights", "weights"],
@@ -181,6 +186,11 @@ BAD = {
         ["--weights", "weights", "--denoiser", "none.pth"],
         None,
         ["there is no checkpoint none.pth"],
+    ),
+    "no such files": (
+        ["--weights", "weights", "--denoiser", "none.pth", "--autoencoder", "no.pth"],
+        None,
+        ["there is no checkpoint no.pth and no none.pth"],
     ),
     "network that the preset has not": (
         ["--weights", "weights", "--auxiliary", "weights/denoiser.safetensors"],

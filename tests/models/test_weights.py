@@ -71,13 +71,25 @@ def test_a_missing_file_is_named(lpnsr, folder, role):
 
 
 def test_no_weights_at_all(lpnsr):
-    with pytest.raises(CheckpointError, match=r"--weights DIR .*--pre-upsampler FILE"):
+    with pytest.raises(CheckpointError, match=r"--weights DIR, .*--pre-upsampler FILE"):
         find_weights(lpnsr)
 
 
 def test_a_missing_folder(lpnsr, tmp_path):
-    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "none"))):
+    message = f"there is no folder {tmp_path / 'none'}; name that of {OFFICIAL['pre_upsampler']}, "
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         find_weights(lpnsr, tmp_path / "none")
+
+
+def test_all_missing_files_are_named_at_once(lpnsr, folder):
+    for role in ("autoencoder", "denoiser"):
+        (folder / OFFICIAL[role]).unlink()
+    with pytest.raises(CheckpointError) as error:
+        find_weights(lpnsr, folder)
+    assert str(error.value) == (
+        f"{folder} has no checkpoint of the autoencoder and denoiser: put autoencoder_vq_f4.pth "
+        "and resshift_realsrx4_s4_v3.pth there, or give --autoencoder FILE --denoiser FILE"
+    )
 
 
 def test_an_unknown_preset():

@@ -34,12 +34,20 @@ def test_no_file_imports_what_is_forbidden(source):
     assert [module for module in imported(source) if is_forbidden(module)] == []
 
 
+ROOMS = {
+    "serve": {"starlette", "uvicorn", "python_multipart"},
+    "bulk": {"fsspec", "pyarrow", "ray"},
+}
+"""Rooms that stand on packages of their own."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_the_server_alone_imports_what_it_stands_on(source):
-    if source.parent.name != "serve":
+def test_a_room_alone_imports_what_it_stands_on(source, room):
+    if source.parent.name != room:
         names = {module.split(".")[0] for module in imported(source)}
-        assert not names & {"starlette", "uvicorn", "python_multipart"}
-        assert not any(module.startswith("lpnsr.runtime.serve") for module in imported(source))
+        assert not names & ROOMS[room]
+        assert not any(module.startswith(f"lpnsr.runtime.{room}") for module in imported(source))
 
 
 @pytest.mark.parametrize("source", KERNELS, ids=lambda source: source.name)

@@ -38,7 +38,7 @@ def _applies(requirement, extras):
 
 
 def test_the_plain_installation_is_light():
-    light = {"numpy", "opencv-python-headless", "pillow", "psutil", "tifffile", "tqdm"}
+    light = {"isal", "numpy", "opencv-python-headless", "pillow", "psutil", "tifffile", "tqdm"}
     assert {requirement.name for requirement in needed()} == light
 
 

@@ -70,6 +70,7 @@ def test_backends_and_devices(shown, monkeypatch):
     assert 'pip install "lpnsr[openvino]"' in found["backends"]["openvino"]
     assert set(found["backends"]) == {
         "onnxruntime",
+        "onnxruntime-winograd",
         "openvino",
         "onnxruntime-cuda",
         "tensorrt",

@@ -1,11 +1,14 @@
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import lpnsr
 from lpnsr.runtime.upscaler import Upscaler
@@ -60,23 +63,74 @@ def test_packages_that_do_not_load_are_told_in_one_line():
     assert line.startswith("lpnsr-run: cannot start: ") and "cv2" in line
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("lpnsr.runtime.command.cli", "lpnsr-run"),
-        ("lpnsr.export.cli", "lpnsr-export"),
-        ("lpnsr.benchmarks.cli", "lpnsr-bench"),
-        ("lpnsr.models.training.cli", "lpnsr-train"),
-        ("lpnsr.runtime.serve.cli", "lpnsr-serve"),
-    ],
-)
-def test_every_command_tells_the_version_without_heavy_packages(module, name):
+COMMANDS = {
+    "lpnsr-run": "lpnsr.runtime.command.cli",
+    "lpnsr-export": "lpnsr.export.cli",
+    "lpnsr-bench": "lpnsr.benchmarks.cli",
+    "lpnsr-train": "lpnsr.models.training.cli",
+    "lpnsr-serve": "lpnsr.runtime.serve.cli",
+    "lpnsr-bulk": "lpnsr.runtime.bulk.cli",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_every_command_explains_itself_without_heavy_packages(name, option):
     script = f"""
 import sys
-from {module} import main
+from {COMMANDS[name]} import main
 try:
-    main(["--version"])
+    main(["{option}"])
 finally:
-    assert not {{"torch", "onnx", "onnxruntime", "openvino", "starlette"}} & set(sys.modules)
+    heavy = {{"torch", "onnx", "onnxruntime", "openvino", "starlette", "ray", "fsspec", "pyarrow"}}
+    assert not heavy & set(sys.modules)
 """
-    assert python("-c", script) == f"{name} {version('lpnsr')}\n"
+    found = python("-c", script)
+    if option == "--version":
+        assert found == f"{name} {version('lpnsr')}\n"
+    else:
+        assert found.startswith(f"usage: {name} ") and "exit codes:" in found
+
+
+@pytest.mark.parametrize("name", ["lpnsr-run", "lpnsr-export", "lpnsr-serve"])
+def test_options_stand_in_groups(name):
+    """Nothing but where it comes from and where it goes is among the rest."""
+    found = python("-c", f"from {COMMANDS[name]} import main; main(['--help'])")
+    general = found.split("\noptions:\n")[1].split("\n\n")[0]
+    assert len(re.findall(r"^  -", general, re.MULTILINE)) <= 8
+    assert len(re.findall(r"^[a-zA-Z ]+:$", found, re.MULTILINE)) >= 4
+
+
+def test_presets_stand_in_the_help():
+    presets = pytest.importorskip("lpnsr.models.presets").PRESETS
+    script = "from lpnsr.export.cli import main; main(['--help'])"
+    found = python("-c", script).split("\npresets:\n")[1]
+    listed = re.findall(r"^  ([a-z0-9-]+) +\w", found.split("\n\n")[0], re.MULTILINE)
+    assert listed == list(presets)
+
+
+def test_quality_helps_without_what_only_measuring_needs():
+    script = """
+import sys
+sys.modules |= dict.fromkeys(["skimage", "torch", "onnx_ir", "matplotlib", "openvino", "ncnn"])
+from lpnsr.benchmarks.cli import main
+main(["quality", "--help"])
+"""
+    found = python("-c", script)
+    assert "PSNR, SSIM and perceptual metrics" in found and "--reduce" in found
+
+
+def test_a_package_that_measuring_needs_is_named(tmp_path):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    script = """
+import sys
+sys.modules["skimage"] = None
+from lpnsr.benchmarks.cli import main
+main(["quality", "a.png", "--reduce"])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    (line,) = found.stderr.splitlines()
+    assert found.returncode == 2 and line.startswith("lpnsr-bench quality: ")
+    assert "skimage" in line and line.endswith("; run: pip install 'lpnsr[bench]'")

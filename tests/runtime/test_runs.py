@@ -206,22 +206,6 @@ def test_existing_outputs_are_skipped(tmp_path, run):
     assert run("in", "-o", "out", "--skip-existing") == (0, [said])
 
 
-def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
-    os.mkdir("in")
-    for number in range(30):
-        Image.fromarray(photo(20, 30)).save(f"in/{number}.png")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    code, errors = run("in", "-o", "out")
-    assert code == 2
-    assert "No space left on device" in errors[0]
-    assert "pictures were not tried" in errors[-1] and "--skip-existing" in errors[-1]
-    assert files(tmp_path / "out") == []
-
-
 def test_names_of_any_encoding_are_said(tmp_path, run):
     os.mkdir("in")
     Image.fromarray(photo(20, 30)).save(os.fsdecode(b"in/gr\xfcn.png"))

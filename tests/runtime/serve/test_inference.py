@@ -1,5 +1,6 @@
 """The Open Inference Protocol v2, by its own client and by hand."""
 
+import asyncio
 import json
 import re
 from importlib.resources import files
@@ -47,6 +48,8 @@ def test_tritons_client_asks_about_the_server(triton):
     metadata = triton.get_model_metadata("toy")
     assert [entry["name"] for entry in metadata["inputs"]] == ["IMAGE", "SEED"]
     assert not triton.is_model_ready("other")
+    assert triton.is_model_ready("toy", "1") and not triton.is_model_ready("toy", "2")
+    assert triton.get_model_metadata("toy", "1") == metadata
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -54,9 +57,24 @@ def test_tritons_client_asks_about_the_server(triton):
 def test_tritons_client_gets_the_models_pixels(triton, model, binary, seed):
     http, picture = triton.module, photo(70, 40)
     asked = [http.InferRequestedOutput("UPSCALED", binary_data=binary)]
-    result = triton.infer("toy", tensors(http, picture, seed, binary), outputs=asked)
     expected = model.upscale(picture, seed=seed or 0)
-    np.testing.assert_array_equal(result.as_numpy("UPSCALED"), expected)
+    for version in ("", "1"):
+        given = tensors(http, picture, seed, binary)
+        result = triton.infer("toy", given, version, outputs=asked)
+        np.testing.assert_array_equal(result.as_numpy("UPSCALED"), expected)
+
+
+def test_tritons_asynchronous_client(client, model):
+    http = pytest.importorskip("tritonclient.http.aio", reason="needs tritonclient[http]")
+    pictures = [photo(20 + k, 30) for k in range(4)]
+
+    async def infer_all():
+        async with http.InferenceServerClient(f"127.0.0.1:{client.port}") as connected:
+            asked = [connected.infer("toy", tensors(http, picture)) for picture in pictures]
+            return await asyncio.gather(*asked)
+
+    for picture, result in zip(pictures, asyncio.run(infer_all()), strict=True):
+        np.testing.assert_array_equal(result.as_numpy("UPSCALED"), model.upscale(picture))
 
 
 def test_tritons_client_gives_options_as_parameters(triton, model):

@@ -11,7 +11,7 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 from lpnsr.runtime.upscaler import Description, Upscaler
 
 from ..samples import png
-from ..toy import photo
+from ..toy import photo, write_bundle
 from .served import Gated, served
 
 SMALL, LARGE = png(photo(20, 20)), png(photo(300, 300))
@@ -108,3 +108,29 @@ def test_progress(gated):
         thread.join()
         assert answers[0].status == 200
         assert client("GET", "/progress/mine").status == 404
+
+
+class Watched(Gated):
+    """Keeps its session in sight."""
+
+    def load(self, bundle, graph):
+        self.session = super().load(bundle, graph)
+        return self.session
+
+
+def test_requests_share_batches(tmp_path):
+    """The first one computes alone; those that gather meanwhile fill the next batch."""
+    folder = write_bundle(tmp_path / "threes", tiles=((32, 32),), batches=(3,))
+    engine = Watched()
+    with served(Upscaler(Description(folder), engine), parallel=4) as client:
+        first = started(client)
+        while not hasattr(engine, "session") or not engine.session.batches._busy:
+            time.sleep(0.02)
+        others = [started(client) for _ in range(3)]
+        while len(engine.session.batches._waiting) < 3:
+            time.sleep(0.02)
+        engine.open()
+        for thread, answers in (first, *others):
+            thread.join()
+            assert answers[0].status == 200
+        assert len(engine.calls) == 2
