@@ -28,5 +28,6 @@ PRESETS = {
     "upsr": "5 steps on pixels, uncertainty-weighted noise",
     "upsr-light": "4 steps; weights not published",
     "dmsr": "1 step or more of SD-Turbo; weights not published",
+    "real-esrgan": "Real-ESRGAN x4plus, to compare with: no steps",
     "lpnsr-tiny": "the runtime's built-in model; its weights are here",
 }

@@ -173,6 +173,10 @@ def test_folders_know_each_other(tmp_path):
     assert inner.url == str(tmp_path / "inner")
     assert outer.holds(inner) and outer.holds(outer) and not inner.holds(outer)
     assert not inner.holds(Folder(str(tmp_path / "inner2")))
+
+
+def test_a_slash_at_the_end_of_a_store_does_not_matter():
+    pytest.importorskip("s3fs")
     assert Folder("s3://b/x").url == Folder("s3://b/x/").url == "s3://b/x"
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,14 @@ def test_a_signal_lets_it_finish_what_is_under_way(tmp_path, bundle, number, cod
     command = [sys.executable, "-m", "lpnsr.runtime.serve.cli", "--port", "0"]
     command += ["--model", str(bundle), "--backend", "onnxruntime"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # In the background of a shell, where tests may run, signals from the keyboard are ignored.
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
+    ) as run:
         line = run.stderr.readline()
         client = Client(int(re.search(r"http://127.0.0.1:(\d+)/ with ", line)[1]))
         answers = []
