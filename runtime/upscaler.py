@@ -177,7 +177,8 @@ class Upscaler:
         Args:
             picture: grey or RGB, with or without alpha:
 
-                - an array (H, W) or (H, W, C) of uint8, uint16 or floating-point values in [0, 1];
+                - an array (H, W) or (H, W, C) of uint8, uint16 or floating-point values in [0, 1],
+                  or what gives one by `__array__` or DLPack;
                 - a PIL image in mode L, LA, RGB or RGBA;
                 - the path of a picture's file, of any kind that `lpnsr-run` reads;
                 - a PyTorch tensor (C, H, W) on the CPU, of the same types as arrays;
