@@ -19,6 +19,7 @@ from lpnsr.runtime.backends.base import (
     Backend,
     BackendError,
     NotFiniteError,
+    PrecisionError,
     Task,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
@@ -203,8 +204,24 @@ class TensorRtSession(Session):
         with self._turn():
             return self.replay.run(lr, noise)
 
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        """Engines have no higher precision than theirs.
+
+        Raises:
+            PrecisionError: says what may help.
+        """
+        raise PrecisionError(self._advice())
+
     def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
-        """Upscale a picture without leaving the GPU in between; see `Session.bands`."""
+        """Upscale a picture; see `Session.bands`.
+
+        It does not leave the GPU in between, unless it has fewer tiles than a batch: those the host
+        cuts and blends, so that other pictures' tiles share the batch.
+        """
+        is_small = len(task.tiles) < self.graph.batch
+        return super().bands(task) if is_small else self._on_the_gpu(task)
+
+    def _on_the_gpu(self, task: Task) -> Generator[np.ndarray, None, None]:
         bands = self._pictures.bands(task)
         try:
             while True:

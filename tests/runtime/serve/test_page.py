@@ -12,10 +12,11 @@ from PIL import Image
 pytest.importorskip("starlette", reason="needs the extra serve")
 
 from lpnsr.runtime.command import cli
+from lpnsr.runtime.upscaler import Description, Upscaler
 
 from ..samples import png
 from ..toy import photo
-from .served import served
+from .served import Gated, served
 
 PAGE = files("lpnsr.runtime.serve") / "page"
 
@@ -113,6 +114,42 @@ def test_upload_compare_download(page, bundle, tmp_path):
     changed = np.abs(shown - without).max(axis=(0, 2)) > 30
     column = round(right - box["x"] + line.bounding_box()["width"] / 2)
     assert changed[: column - 2].any() and not changed[column + 2 :].any()
+
+
+@pytest.mark.slow
+def test_a_picture_may_be_dropped(page):
+    script = """bytes => {
+        const given = new DataTransfer();
+        given.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+        return given;
+    }"""
+    given = page.evaluate_handle(script, list(png(photo(20, 20))))
+    page.dispatch_event("#drop", "drop", {"dataTransfer": given})
+    assert page.inner_text("#name") == "dropped.png"
+    page.click("#start")
+    page.wait_for_selector("#download:visible")
+    assert page.get_attribute("#download", "download") == "dropped_x4.png"
+
+
+@pytest.mark.slow
+def test_progress_is_seen(browser, bundle):
+    engine = Gated()
+    with served(Upscaler(Description(bundle, tile=(32, 32), batch=1), engine)) as client:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        content = png(photo(32, 200))
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "", "buffer": content})
+        page.click("#start")
+        page.wait_for_function("/^0 of [0-9]+ tiles$/.test(document.all.message.textContent)")
+        assert page.is_visible("#progress") and page.is_visible("#cancel")
+        engine.gate.release(2)
+        page.wait_for_function("/^2 of [0-9]+ tiles$/.test(document.all.message.textContent)")
+        total = int(page.inner_text("#message").split()[2])
+        assert float(page.get_attribute("#progress", "value")) == pytest.approx(2 / total)
+        engine.open()
+        page.wait_for_selector("#download:visible")
+        assert not page.is_visible("#progress")
+        page.close()
 
 
 @pytest.mark.slow
