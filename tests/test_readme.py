@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from lpnsr.benchmarks import cli as benchmarks
+from lpnsr.export import cli as export
 from lpnsr.models.training import cli as training
-from lpnsr.runtime.command import cli
+from lpnsr.runtime.bulk import cli as bulk
+from lpnsr.runtime.command import arguments, cli
+from lpnsr.runtime.serve import cli as serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,3 +95,25 @@ def rows(text):
 
 def number(text):
     return float(re.match(r"[-+]?[\d.]+", text)[0])
+
+
+PARSERS = {
+    "lpnsr-run": arguments.parse,
+    "lpnsr-export": export._parse,
+    "lpnsr-serve": lambda words: serve._parser().parse_args(words),
+    "lpnsr-bulk": lambda words: bulk._parser().parse_args(words),
+}
+
+
+@pytest.mark.parametrize("file", [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))])
+def test_the_commands_are_understood(file):
+    text = re.sub(r"\\?\n +(?=--)", " ", file.read_text(encoding="utf-8"))  # of one command
+    code = "".join(re.findall(r"```(?:sh|yaml)\n(.*?)```", text, flags=re.DOTALL))
+    code = re.sub(r"(?m)(^| )#.*$", "", code)
+    for line in re.findall(r"(?<![\w/.\[])lpnsr-[a-z]+(?: [^\n&|>']+)?", code):
+        name, *words = shlex.split(re.sub(r"\$[A-Z_]+", "3", line))
+        if name in PARSERS:
+            try:
+                PARSERS[name](words)
+            except SystemExit as end:
+                assert end.code in (0, None), line

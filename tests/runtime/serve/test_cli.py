@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def test_open_shows_the_page(tmp_path, bundle):
             address = re.search(r"http://127.0.0.1:(\d+)/", run.stderr.readline())
             while not shown.exists():
                 assert run.poll() is None
+                time.sleep(0.02)
             assert shown.read_text() == f"{address[0]}#a-long-enough-token\n"
             assert b"<title>" in Client(int(address[1]))("GET", "/").body
         finally:
