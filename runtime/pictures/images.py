@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from lpnsr.runtime.pictures import bmp, jxl, kinds, metadata, tiff
 from lpnsr.runtime.pictures.bmp import BitFields
@@ -196,6 +196,9 @@ def _decode(path: Path, image: Image.Image) -> Picture:
         lost.append("16-bit depth")
     if image.format == "JXL":
         lost += _lost_of_jxl(path, image)
+    samples = getattr(image, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 1)
+    if samples > len(image.getbands()):  # of TIFF
+        lost.append("extra channels")
     turned = _is_turned(image)
     image.load()
     details, unreadable = metadata.read(image)

@@ -192,6 +192,9 @@ def _scan(path: Path, stack: ExitStack) -> Scan | None:
         page = file.pages.first
         if page.sampleformat not in _SAMPLES or (page.bitspersample > 16 and not _is_float(page)):
             raise UnsupportedTiff("has signed or 32-bit samples; convert it to 8 or 16 bits")
+        if _is_garbled(page):
+            name = PHOTOMETRIC(page.photometric).name
+            raise UnsupportedTiff(f"has 16-bit {name} samples in planes; save it deflated")
         if page.compression == COMPRESSION.WEBP:  # Pillow's libtiff calls that damaged
             raise UnsupportedTiff("has WEBP compression; save it with deflate or none")
         unknown = magic == _BIG_ENDIAN_BIGTIFF or page.offset >= _FAR
@@ -238,6 +241,13 @@ def _is_readable(page: tifffile.TiffPage) -> bool:
     return page.imagedepth == 1 and (page.bitspersample in (8, 16) or _is_float(page))
 
 
+def _is_garbled(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow returns something else than the picture without noticing."""
+    in_planes = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+    plain = page.compression == COMPRESSION.NONE and page.bitspersample == 16
+    return page.photometric not in _COLORS and in_planes and plain
+
+
 def _is_float(page: tifffile.TiffPage) -> bool:
     return page.sampleformat == SAMPLEFORMAT.IEEEFP
 
@@ -251,8 +261,12 @@ def _is_uncommon(page: tifffile.TiffPage) -> bool:
         page.planarconfig == PLANARCONFIG.CONTIG or samples == 1
     )
     if page.bitspersample == 8:
-        beyond = samples > colors + 1 and (colors == 1 or not usual)
-        return beyond or (samples == 2 and not usual)
+        if colors == 1:
+            return samples > 2 or (samples == 2 and not usual)
+        # Only where nothing is compressed, Pillow stumbles over planes of four.
+        strange = page.extrasamples not in ((), (EXTRASAMPLE.UNASSALPHA,))
+        is_plain = page.compression == COMPRESSION.NONE
+        return not usual and (samples > 4 or (strange and is_plain))
     plain = samples in (1, 3, 4) and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))
     return not (usual and plain)
 

@@ -11,7 +11,6 @@ import pytest
 
 from kernels import hosted
 from lpnsr.runtime import backends, bundle
-from lpnsr.runtime.backends import engine_files
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.engine_files import EngineError
@@ -225,12 +224,7 @@ def test_small_pictures_share_batches(gpu, built, seed, monkeypatch):
     reference = Upscaler.from_bundle(built, backend="onnxruntime", tile=(32, 32), batch=3)
     pictures = [photo(20 + number, 30) for number in range(12)]
     run = Replay.run
-
-    def slowly(replay, *batch):
-        time.sleep(0.02)  # in which others gather
-        return run(replay, *batch)
-
-    monkeypatch.setattr(Replay, "run", slowly)
+    monkeypatch.setattr(Replay, "run", lambda *batch: time.sleep(0.02) or run(*batch))
     monkeypatch.setattr(simulated.Graph, "replays", 0)
     found = model.upscale(pictures, seed=5)
     assert 4 <= simulated.Graph.replays < 12
@@ -400,7 +394,3 @@ def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
     gpu()
     with pytest.raises(BackendError, match="leave out --precision"):
         Upscaler.from_bundle(built, backend=NAME, precision="fp32")
-
-
-def test_the_builders_are_known_to_the_command_line():
-    assert set(engine_files.BUILDERS) < set(backends.NAMES)
