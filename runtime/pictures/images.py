@@ -228,9 +228,12 @@ def _is_turned(image: Image.Image) -> bool:
 
 def _lost_of_jxl(path: Path, image: Image.Image) -> list[str]:
     """What Pillow's plugin for JPEG XL drops without saying so."""
-    stored = jxl.codestream(path)
+    stored = jxl.contents(path)
     lost = ["all frames but the last"] if stored.animated else []
-    return lost if stored.bits <= 8 or image.mode.startswith("I;16") else [*lost, "16-bit depth"]
+    if stored.bits > 8 and not image.mode.startswith("I;16"):
+        lost.append("16-bit depth")
+    # A JPEG that is packed in the file brings its own.
+    return lost if getattr(image, "jpeg", False) else [*lost, *stored.unread]
 
 
 def _raw(image: Image.Image) -> str:

@@ -1,18 +1,22 @@
-"""What JPEG XL files say of themselves that Pillow's plugin for them keeps to itself.
+"""What JPEG XL files hold that Pillow's plugin for them drops without saying so.
 
-The plugin reduces colors to 8 bits, and gives the last frame of several. The header that tells is
-that of ISO/IEC 18181-1, annex D.
+The plugin reduces colors to 8 bits, gives the last frame of several, and passes over XMP and all
+metadata that is packed. What tells are boxes and a header as ISO/IEC 18181-2 and -1 have them.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+_MARK = b"\xff\x0a"
+"""What a codestream begins with."""
+
 _LENGTH = 64
-"""Bytes at the beginning of a codestream that hold what is read here."""
+"""Bytes behind it that hold what is read here."""
 
 Forms = tuple[tuple[int, int], ...]
 """Of a number: the least value of each form, and how many bits are added."""
@@ -27,17 +31,23 @@ _INTEGER_BITS: Forms = ((8, 0), (10, 0), (12, 0), (1, 6))
 _FLOAT_BITS: Forms = ((32, 0), (16, 0), (24, 0), (1, 6))
 
 
+_UNREAD = {b"xml ": "XMP", b"brobxml ": "XMP", b"brobExif": "EXIF"}
+"""Kinds of boxes; the second word is what is packed in one."""
+
+
 @dataclass(frozen=True)
-class Codestream:
-    """What a codestream's header says.
+class Contents:
+    """What a file holds.
 
     Attributes:
         bits: of a sample.
         animated: whether there may be several frames.
+        unread: names of metadata that the plugin does not read.
     """
 
     bits: int
     animated: bool
+    unread: tuple[str, ...] = ()
 
 
 class _Bits:
@@ -56,17 +66,51 @@ class _Bits:
         return least + self.take(count)
 
 
-def codestream(path: Path) -> Codestream:
-    """Read the header of a JPEG XL file.
+def contents(path: Path) -> Contents:
+    """What a JPEG XL file holds.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        bits = _Bits(_start(file))
+        if file.read(2) == _MARK:
+            return Contents(*_header(file.read(_LENGTH)))
+        start, unread = b"", []
+        for kind, place, length in _boxes(file):
+            file.seek(place)
+            if kind == b"brob":
+                kind += file.read(4)
+            if kind == b"jxlp":
+                length -= len(file.read(4))  # its number
+            if kind in (b"jxlc", b"jxlp"):
+                start += file.read(min(length, _LENGTH))
+            if kind in _UNREAD:
+                unread.append(_UNREAD[kind])
+    return Contents(*_header(start.removeprefix(_MARK)), tuple(unread))
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box, place and length of its content."""
+    at, end = 0, file.seek(0, 2)
+    while at + 8 <= end:
+        file.seek(at)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        size = size or end - at
+        place = file.tell()
+        if place > at + size:  # damage
+            return
+        yield kind, place, at + size - place
+        at += size
+
+
+def _header(content: bytes) -> tuple[int, bool]:
+    """The bits of a sample, and whether there may be several frames."""
+    bits = _Bits(content)
     _skip_size(bits)
     if bits.take():  # all is as usual
-        return Codestream(8, False)
+        return 8, False
     animated = 0
     if bits.take():  # more than usual
         bits.take(3)  # how it is turned
@@ -79,7 +123,7 @@ def codestream(path: Path) -> Codestream:
             for forms in (_TICKS, _PARTS, _LOOPS):
                 bits.number(forms)
             bits.take()  # whether frames bear times
-    return Codestream(bits.number(_FLOAT_BITS if bits.take() else _INTEGER_BITS), bool(animated))
+    return bits.number(_FLOAT_BITS if bits.take() else _INTEGER_BITS), bool(animated)
 
 
 def _skip_size(bits: _Bits) -> None:
@@ -101,26 +145,3 @@ def _skip_preview(bits: _Bits) -> None:
     bits.number(forms)
     if not bits.take(3):
         bits.number(forms)
-
-
-def _start(file: BinaryIO) -> bytes:
-    """A codestream's first bytes behind its mark, from a file that may consist of boxes."""
-    mark = file.read(2)
-    if mark == b"\xff\x0a":
-        return file.read(_LENGTH)
-    file.seek(0)
-    found = b""
-    while len(found) < _LENGTH and len(head := file.read(8)) == 8:
-        begin = file.tell() - 8
-        size, kind = struct.unpack(">I4s", head)
-        if size == 1:
-            size = int.from_bytes(file.read(8), "big")
-        if kind == b"jxlp":
-            file.read(4)  # its number
-        if kind in (b"jxlc", b"jxlp"):
-            left = begin + size - file.tell() if size else _LENGTH
-            found += file.read(max(0, min(left, _LENGTH)))
-        if size < 8:  # the last box, or damage
-            break
-        file.seek(begin + size)
-    return found[2:]

@@ -171,7 +171,7 @@ def test_the_header_of_jpeg_xl(tmp_path, imagecodecs, size, dtype, bits):
     options = {"bitspersample": bits} if bits == 12 else {}
     for pixels, animated in ((frame, False), (np.stack([frame, frame]), True)):
         path.write_bytes(imagecodecs.jpegxl_encode(pixels, lossless=True, **options))
-        assert jxl.codestream(path) == jxl.Codestream(bits, animated)
+        assert jxl.contents(path) == jxl.Contents(bits, animated)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_the_header_of_jpeg_xl_may_hold_more(tmp_path, size, preview):
     bits = [int(bit) for bit in text.replace(" ", "")]
     content = b"\xff\x0a" + np.packbits(bits, bitorder="little").tobytes()
     (tmp_path / "a.jxl").write_bytes(content)
-    assert jxl.codestream(tmp_path / "a.jxl") == jxl.Codestream(36, True)
+    assert jxl.contents(tmp_path / "a.jxl") == jxl.Contents(36, True)
 
 
 def boxes(content):
@@ -215,8 +215,27 @@ def test_jpeg_xl_is_turned_once(tmp_path, imagecodecs, orientation):
     # As pixels, without what it takes to make the JPEG of them again.
     kept = [box for box in boxes(packed) if box[0] not in (b"jbrd", b"brob")]
     kept.insert(2, (b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0")))
-    plain = b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in kept)
-    (tmp_path / "plain.jxl").write_bytes(plain)
+    (tmp_path / "plain.jxl").write_bytes(joined(kept))
     found = read(tmp_path / "plain.jxl").pixels
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).mean() < 3
+
+
+def joined(boxes):
+    return b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in boxes)
+
+
+def test_metadata_of_jpeg_xl_that_its_plugin_does_not_read_is_said_to_be_lost(
+    tmp_path, imagecodecs
+):
+    exif, path = Image.Exif(), tmp_path / "a.jxl"
+    exif[0x010F] = "maker"
+    jpeg = saved(Image.fromarray(RGB), "JPEG", exif=exif.tobytes())
+    packed = list(boxes(imagecodecs.jpegxl_encode_jpeg(jpeg, usecontainer=True)))
+    path.write_bytes(joined(packed))
+    assert read(path).lost == () and read(path).metadata.exif[0x010F] == "maker"
+    path.write_bytes(joined([box for box in packed if box[0] != b"jbrd"]))
+    assert read(path).lost == ("EXIF",)
+    plain = [box for box in packed if box[0] not in (b"jbrd", b"brob")]
+    path.write_bytes(joined([*plain, (b"xml ", b"<rdf:RDF/>")]))
+    assert read(path).lost == ("XMP",)

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 pytest.importorskip("ray", reason="needs the extra bulk")
+
+from lpnsr.runtime.command.jobs import JobError
 
 from .conftest import ENGINE, contents, expected, fill
 from .test_storage import bucket, download, s3, upload  # noqa: F401, fixtures
@@ -39,6 +42,44 @@ def workers(run):
     """The processes of Ray's actors."""
     children = psutil.Process(run.pid).children(recursive=True)
     return [child for child in children if child.name().startswith("ray::Actor")]
+
+
+CPU, GPUS = {"CPU": 30.0}, {"CPU": 32.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "options", "count", "needs"),
+    [
+        ([GPUS] * 4, {}, 16, {"num_gpus": 1, "num_cpus": 1}),
+        ([GPUS, CPU], {"backend": "tensorrt", "threads": 3}, 4, {"num_gpus": 1, "num_cpus": 3}),
+        ([GPUS], {"backend": "onnxruntime"}, 8, {"num_cpus": 4}),
+        ([CPU, CPU], {}, 14, {"num_cpus": 4}),
+        ([CPU, {"CPU": 2.0}], {}, 16, {"num_cpus": 2}),
+        ([CPU, CPU], {"threads": 16}, 2, {"num_cpus": 16}),
+        ([GPUS], {"workers": 40}, 40, {"num_gpus": 1, "num_cpus": 1}),
+    ],
+)
+def test_there_is_a_worker_for_every_gpu_or_group_of_cores(
+    monkeypatch, machines, options, count, needs
+):
+    from lpnsr.runtime.bulk import cluster
+
+    asked = []
+    kind = SimpleNamespace(
+        options=lambda **wanted: asked.append(wanted) or SimpleNamespace(remote=lambda *_: 0)
+    )
+    nodes = [{"Alive": True, "Resources": resources} for resources in machines]
+    nodes.append({"Alive": False, "Resources": GPUS})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "remote", lambda actor: kind)
+    wanted = {"backend": "auto", "model": None, "threads": None, "workers": None} | options
+    made = cluster.Cluster("run", say=print, **wanted)
+    assert len(made.actors) == count
+    assert asked == [{"max_restarts": -1, **needs}]
+    with pytest.raises(JobError, match="no machine of the cluster has 64 cores; lower --threads"):
+        cluster.Cluster(
+            "run", say=print, **wanted | {"threads": 64, "workers": None, "backend": "onnxruntime"}
+        )
 
 
 def test_two_workers_do_what_one_process_does(tmp_path, bundle, bulk, lines):
