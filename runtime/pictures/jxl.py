@@ -72,10 +72,10 @@ def contents(path: Path) -> Contents:
     Raises:
         OSError: the file cannot be read.
     """
+    start, unread = b"", list[str]()
     with path.open("rb") as file:
         if file.read(2) == _MARK:
             return Contents(*_header(file.read(_LENGTH)))
-        start, unread = b"", []
         for kind, place, length in _boxes(file):
             file.seek(place)
             if kind == b"brob":

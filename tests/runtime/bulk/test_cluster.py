@@ -1,19 +1,23 @@
 """Runs on a real Ray of this machine, with two workers."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray", reason="needs the extra bulk")
 
 from lpnsr.runtime.command.jobs import JobError
 
+from ..toy import photo
 from .conftest import ENGINE, contents, expected, fill
 from .test_storage import bucket, download, s3, upload  # noqa: F401, fixtures
 
@@ -187,3 +191,25 @@ def test_two_workers_from_store_to_store(tmp_path, bundle, bucket):  # noqa: F81
     )
     assert run.returncode == 0, run.stderr
     assert download(f"{bucket}/out") == expected(tmp_path / "in", tmp_path / "wanted", bundle)
+
+
+def test_the_recipe_for_ray_data(tmp_path, bundle):
+    """As it stands in the README, without its GPU."""
+    pytest.importorskip("pandas", reason="Ray Data needs pandas")
+    text = (files("lpnsr.runtime.bulk") / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    code = code.replace('["bundle"]', f"[{str(bundle)!r}]").replace(
+        "num_gpus=1, concurrency=4", "concurrency=1"
+    )
+    (tmp_path / "recipe.py").write_text(code)
+    Image.fromarray(photo(20, 30)).save(tmp_path / "photo.jpg")
+    run = subprocess.run(
+        [sys.executable, "recipe.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (120, 80)
+    from pyarrow import parquet
+
+    (row,) = parquet.read_table(tmp_path / "status").to_pylist()
+    assert row == {"path": "photo.jpg", "target": "large.png", "error": ""}
