@@ -72,7 +72,8 @@ def contents(path: Path) -> Contents:
     Raises:
         OSError: the file cannot be read.
     """
-    start, unread = b"", list[str]()
+    start = b""
+    unread: list[str] = []
     with path.open("rb") as file:
         if file.read(2) == _MARK:
             return Contents(*_header(file.read(_LENGTH)))
@@ -83,10 +84,10 @@ def contents(path: Path) -> Contents:
             if kind == b"jxlp":
                 length -= len(file.read(4))  # its number
             if kind in (b"jxlc", b"jxlp"):
-                start += file.read(min(length, _LENGTH))
+                start += file.read(max(0, min(length, _LENGTH - len(start))))
             if kind in _UNREAD:
                 unread.append(_UNREAD[kind])
-    return Contents(*_header(start.removeprefix(_MARK)), tuple(unread))
+    return Contents(*_header(start.removeprefix(_MARK)), tuple(dict.fromkeys(unread)))
 
 
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

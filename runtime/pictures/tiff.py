@@ -2,7 +2,7 @@
 
 With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
 alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
-white as zero, and in planes extra channels and colors into which alpha is multiplied. Floating-point
+white as zero, and in planes extra channels and alpha multiplied into the colors. Floating-point
 samples, big-endian BigTIFF and files over 4 GB are read here whatever their layout.
 """
 
