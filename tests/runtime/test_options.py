@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -260,8 +261,11 @@ def test_help_is_in_groups_and_states_exit_codes(capsys):
         ("lpnsr-run a.png --format ", {"png", "jpeg", "webp", "tiff"}),
     ],
 )
-def test_a_shell_completes_options_and_choices(tmp_path, line, words):
+@pytest.mark.parametrize("limit", [None, 2**40], ids=["", "limited"])
+def test_a_shell_completes_options_and_choices(tmp_path, line, words, limit):
+    """Where address space is limited, too."""
     pytest.importorskip("argcomplete")
+    resource = pytest.importorskip("resource") if limit else None
     asked = {
         "_ARGCOMPLETE": "1",
         "_ARGCOMPLETE_IFS": "\n",
@@ -269,6 +273,8 @@ def test_a_shell_completes_options_and_choices(tmp_path, line, words):
         "COMP_LINE": line,
         "COMP_POINT": str(len(line)),
     }
-    subprocess.run([sys.executable, "-m", "lpnsr"], env=os.environ | asked, check=True)
+    restrict = resource and partial(resource.setrlimit, resource.RLIMIT_AS, (limit, limit))
+    command = [sys.executable, "-m", "lpnsr"]
+    subprocess.run(command, env=os.environ | asked, check=True, preexec_fn=restrict)
     found = (tmp_path / "words").read_text().splitlines()
     assert words <= {word.split(":")[0].strip() for word in found}
