@@ -8,6 +8,7 @@ samples, big-endian BigTIFF and files over 4 GB are read here whatever their lay
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,15 @@ from typing import IO, Any, cast
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, PREDICTOR, SAMPLEFORMAT
+from tifffile import (
+    COMPRESSION,
+    DATATYPE,
+    EXTRASAMPLE,
+    PHOTOMETRIC,
+    PLANARCONFIG,
+    PREDICTOR,
+    SAMPLEFORMAT,
+)
 
 from lpnsr.runtime.pictures.metadata import DAMAGE
 
@@ -104,7 +113,7 @@ class Scan:
         """The file's tags; of big-endian BigTIFF, those of the first directory alone."""
         file, exif = self.page.parent, Image.Exif()
         if file.is_bigtiff and file.byteorder == ">":  # Pillow does not find its way there
-            exif.update({tag.code: _plain(tag.value) for tag in self.page.tags})
+            exif.update({tag.code: _plain(tag) for tag in self.page.tags})
             return exif
         exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
         # A FileHandle reads and seeks as a file does.
@@ -271,9 +280,12 @@ def _is_uncommon(page: tifffile.TiffPage) -> bool:
     return not (usual and plain)
 
 
-def _plain(value: object) -> object:
+def _plain(tag: tifffile.TiffTag) -> object:
     """A tag's value as Pillow has it: rationals are numbers."""
-    return value[0] / value[1] if isinstance(value, tuple) and len(value) == 2 else value
+    if tag.dtype not in (DATATYPE.RATIONAL, DATATYPE.SRATIONAL) or tag.count > 1:
+        return tag.value
+    above, below = tag.value
+    return above / below if below else math.nan
 
 
 def _deep(samples: np.ndarray) -> np.ndarray:
