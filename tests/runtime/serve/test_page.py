@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from contextlib import ExitStack
 from importlib.resources import files
 
 import numpy as np
@@ -134,22 +135,24 @@ def test_a_picture_may_be_dropped(page):
 @pytest.mark.slow
 def test_progress_is_seen(browser, bundle):
     engine = Gated()
-    with served(Upscaler(Description(bundle, tile=(32, 32), batch=1), engine)) as client:
-        page = browser.new_page()
+    model = Upscaler(Description(bundle, tile=(32, 32), batch=1), engine)
+    with served(model) as client, browser.new_page() as page, ExitStack() as end:
+        end.callback(engine.open)
         page.goto(f"http://127.0.0.1:{client.port}/")
         content = png(photo(32, 200))
         page.set_input_files("#file", {"name": "a.png", "mimeType": "", "buffer": content})
         page.click("#start")
-        page.wait_for_function("/^0 of [0-9]+ tiles$/.test(document.all.message.textContent)")
+        message = page.get_by_text(re.compile(r"^\d+ of \d+ tiles$"))
+        message.wait_for()
         assert page.is_visible("#progress") and page.is_visible("#cancel")
+        total = int(message.inner_text().split()[2])
         engine.gate.release(2)
-        page.wait_for_function("/^2 of [0-9]+ tiles$/.test(document.all.message.textContent)")
-        total = int(page.inner_text("#message").split()[2])
-        assert float(page.get_attribute("#progress", "value")) == pytest.approx(2 / total)
+        page.get_by_text(f"2 of {total} tiles", exact=True).wait_for()
+        value = page.locator("#progress").evaluate("bar => bar.value")
+        assert value == pytest.approx(2 / total)
         engine.open()
         page.wait_for_selector("#download:visible")
         assert not page.is_visible("#progress")
-        page.close()
 
 
 @pytest.mark.slow
