@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -38,6 +38,22 @@ LAYOUTS = st.fixed_dictionaries(
         "width": st.integers(1, 40),
     }
 )
+
+PLANES: dict = {
+    "photometric": "rgb",
+    "extra": ["assocalpha"],
+    "dtype": "u1",
+    "planarconfig": "separate",
+    "tile": None,
+    "rowsperstrip": None,
+    "compression": None,
+    "predictor": False,
+    "byteorder": "<",
+    "bigtiff": False,
+    "height": 9,
+    "width": 11,
+}
+"""A layout that Pillow calls damaged."""
 
 
 def samples(shape, dtype):
@@ -89,6 +105,9 @@ def expected(pixels, layout, colors):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LAYOUTS)
+@example(PLANES)
+@example(PLANES | {"extra": ["unspecified"]})
+@example(PLANES | {"extra": ["unassalpha", "unspecified"], "byteorder": ">", "bigtiff": True})
 def test_every_layout_gives_the_pixels_that_were_written_or_names_what_hinders(layout):
     try:
         content, pixels, colors = written(layout)
@@ -123,6 +142,7 @@ INKS = LAYOUTS.map(lambda layout: layout | {"photometric": "separated"}).filter(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(INKS)
+@example(PLANES | {"photometric": "separated", "extra": [], "dtype": "u2"})
 def test_cyan_magenta_yellow_and_black_are_the_picture_or_named(layout):
     content, pixels, _ = written(layout)
     with tempfile.TemporaryDirectory() as folder:
