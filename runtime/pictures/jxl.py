@@ -30,7 +30,6 @@ _LOOPS: Forms = ((0, 0), (0, 3), (0, 16), (0, 32))
 _INTEGER_BITS: Forms = ((8, 0), (10, 0), (12, 0), (1, 6))
 _FLOAT_BITS: Forms = ((32, 0), (16, 0), (24, 0), (1, 6))
 
-
 _UNREAD = {b"xml ": "XMP", b"brobxml ": "XMP", b"brobExif": "EXIF"}
 """Kinds of boxes; the second word is what is packed in one."""
 

@@ -94,8 +94,9 @@ def test_without_their_plugins_they_are_named_once_and_counted(
 
 @pytest.mark.parametrize("name", ["a.heics", "a.avifs", "a.svg", "a.ICO", "a.gpr", "a.j2k"])
 def test_what_looks_like_a_picture_is_not_passed_over(tmp_path, name):
-    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypavis\0\0\0\0hevcavis")
-    assert jobs.plan([tmp_path], tmp_path / "out").jobs or jobs.plan([tmp_path], None).unread
+    (tmp_path / name).write_bytes(b"whatever")
+    planned = jobs.plan([tmp_path], tmp_path / "out")
+    assert len(planned.jobs) + len(planned.unread) == 1
 
 
 def test_the_two_pictures_of_a_camera_with_two_lenses_are_taken_for_one(tmp_path):
