@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import authors, machine, report, small
+from lpnsr.benchmarks import authors, machine, markdown, small
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
@@ -37,7 +37,7 @@ from lpnsr.runtime.pictures import images
 from lpnsr.runtime.upscaler import Description, Upscaler
 
 
-class Eager(Backend):
+class EagerBackend(Backend):
     """A backend of the runtime that runs the eager chain, whatever the graph.
 
     Args:
@@ -148,8 +148,8 @@ def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
         return call
 
     methods = Methods()
-    methods.add(EAGER, lambda: ours(Eager(chain, chain)))
-    calls = Eager(chain, partial(authors.sample, chain))
+    methods.add(EAGER, lambda: ours(EagerBackend(chain, chain)))
+    calls = EagerBackend(chain, partial(authors.sample, chain))
     methods.add(EAGER + CALLS, lambda: ours(calls))
     methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
     for name in BACKENDS:
@@ -182,12 +182,12 @@ def describe(kept: dict, main: bool = False) -> str:
         f"{len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels, `{kept['preset']}`, "
         f"{kept['weights']}; {machine['processor']}, {machine['cores']} cores. The authors' "
         f"procedure gives the networks {share:.2f} times the pictures' pixels.",
-        report.table(header, lines),
+        markdown.table(header, lines),
     ]
     if not main:
         parts += [
             "Times as fast as the authors' procedure, as factors whose product is the total:",
-            report.causes_table([(kept["preset"], row.seconds)]),
+            markdown.causes_table([(kept["preset"], row.seconds)]),
         ]
         parts += ["Not possible here:", "\n".join(absent)] if absent else []
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lpnsr.benchmarks import samples
 from lpnsr.benchmarks.metrics import compare
 from lpnsr.models.chain import Chain
-from lpnsr.models.color import correct
+from lpnsr.models.color_fix import correct
 from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain

@@ -223,7 +223,7 @@ def _add_graphs(group: argparse._ArgumentGroup) -> None:
 
 
 def add_downloads(parser: argparse.ArgumentParser) -> None:
-    """Add the options for downloads, which `lpnsr.export.weights.obtain` reads."""
+    """Add the options for downloads, which `lpnsr.export.obtaining.obtain` reads."""
     group = parser.add_argument_group("downloads")
     group.add_argument(
         "--download",
@@ -256,7 +256,7 @@ def _positive(text: str) -> int:
 
 def _verify(args: argparse.Namespace) -> None:
     from lpnsr.export.check.parity import verify_bundle
-    from lpnsr.export.weights import obtain
+    from lpnsr.export.obtaining import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
 
@@ -270,8 +270,8 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from lpnsr.export.obtaining import obtain
     from lpnsr.export.pack import check_target, pack, stages
-    from lpnsr.export.weights import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
     from lpnsr.models.weights import load_chain

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lpnsr.runtime.home import bundle_folder
-from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest, Stage
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest, StageGraph
 from lpnsr.runtime.onnxfile import DamagedError, references
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Bundle:
         """Where the ONNX file of an unrolled `graph` lies."""
         return self.path / graph.file
 
-    def stage_path(self, stage: Stage) -> Path:
+    def stage_path(self, stage: StageGraph) -> Path:
         """Where the ONNX file of a stage lies."""
         return self.path / stage.file
 

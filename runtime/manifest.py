@@ -29,7 +29,7 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageGraph:
     """One network of a staged chain, with an ONNX graph of its own.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stage:
     phase: str
 
     @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Stage:
+    def from_fields(cls, fields: dict[str, Any]) -> StageGraph:
         """From what `asdict` and JSON have made of it.
 
         Raises:
@@ -87,8 +87,8 @@ class Graph:
     parity: dict[str, dict[str, float]]
     precisions: tuple[str, ...] = ("fp32",)
     stage_parity: dict[str, dict[str, float]] = field(default_factory=dict)
-    stages: tuple[Stage, ...] = ()
-    picture: tuple[Stage, ...] = ()
+    stages: tuple[StageGraph, ...] = ()
+    picture: tuple[StageGraph, ...] = ()
     given: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -112,7 +112,8 @@ class Graph:
         """
         height, width = fields["tile"]
         stages, picture = (
-            tuple(map(Stage.from_fields, fields.get(name, ()))) for name in ("stages", "picture")
+            tuple(map(StageGraph.from_fields, fields.get(name, ())))
+            for name in ("stages", "picture")
         )
         return cls(
             fields["file"],

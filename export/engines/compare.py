@@ -22,7 +22,7 @@ from lpnsr.export.check.verify import Parity, ParityError, compare
 from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend
 from lpnsr.runtime.bundle import Bundle, shapes
-from lpnsr.runtime.manifest import Graph, Stage
+from lpnsr.runtime.manifest import Graph, StageGraph
 
 ENOUGH, MARGIN = 60.0, 6.0
 """PSNR in dB that always suffices, and how far an engine may be below what its graph has to the
@@ -76,7 +76,7 @@ def _expected(bundle: Bundle, graph: Graph, lr: np.ndarray, noise: np.ndarray) -
             manifest.output
         ]
 
-    def compute(stage: Stage, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def compute(stage: StageGraph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         found = runs[stage.file](dict(zip(stage.inputs, inputs, strict=True)))
         return [found[name] for name in stage.outputs]
 

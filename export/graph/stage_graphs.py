@@ -14,7 +14,7 @@ from lpnsr.export.graph.values import name_of
 from lpnsr.models import families
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
-from lpnsr.runtime.manifest import Stage
+from lpnsr.runtime.manifest import StageGraph
 
 
 def stage_graphs(
@@ -24,7 +24,7 @@ def stage_graphs(
     batch: int,
     tile: tuple[int, int],
     prefix: str,
-) -> dict[Stage, ir.Model]:
+) -> dict[StageGraph, ir.Model]:
     """A graph for each stage, from the traces that `unroll.unroll` takes.
 
     Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. What a
@@ -39,7 +39,7 @@ def stage_graphs(
         prefix: of the file names.
 
     Returns:
-        stage -> its model.
+        what the manifest says of each -> its model.
     """
     models = {}
     for name, group in _groups([stage for stage in chain.stages if stage.name in traced]).items():
@@ -55,7 +55,7 @@ def stage_graphs(
         gives, phase = group[-1].outputs, group[-1].phase
         inputs += number
         names = tuple(map(name_of, inputs))
-        packed = Stage(name, f"{prefix}_{name}.onnx", names, gives, phase)
+        packed = StageGraph(name, f"{prefix}_{name}.onnx", names, gives, phase)
         outputs = [composer.values[value] for value in gives]
         models[packed] = composer.graph.model(f"{preset.name}/{name}", inputs, outputs)
     return models

@@ -34,8 +34,8 @@ from lpnsr.models.training.losses import (
     perceptual_loss,
     pixel_loss,
 )
+from lpnsr.models.training.objectives import Objective
 from lpnsr.models.training.photos import Pair, PairCrops, to_tensor
-from lpnsr.models.training.stages import Stage
 
 COLUMNS = (
     *("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator"),
@@ -58,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: Objective,
         name: str,
         config: Config,
         data: PairCrops,

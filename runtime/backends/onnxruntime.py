@@ -11,16 +11,16 @@ import numpy as np
 
 from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
-from lpnsr.runtime.manifest import BundleError, Graph, Stage
+from lpnsr.runtime.manifest import BundleError, Graph, StageGraph
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
 
 
-def create(name: str, options: Options) -> OnnxRuntime:
+def create(name: str, options: EngineOptions) -> OnnxRuntime:
     """See `lpnsr.runtime.backends.registry`."""
     return OnnxRuntime(options.threads)
 
@@ -138,7 +138,7 @@ class OnnxRuntimeSession(Session):
         except self._errors as error:
             raise_failure(error)
 
-    def _compute(self, stage: Stage, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def _compute(self, stage: StageGraph, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         values = dict(zip(stage.inputs, inputs, strict=True))
         return self._parts[stage.file].run(stage.outputs, values)
 

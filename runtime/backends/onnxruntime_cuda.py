@@ -10,7 +10,7 @@ import numpy as np
 
 from lpnsr.runtime.backends.base import BackendError, PrecisionError
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime, raise_failure
-from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.manifest import Graph
@@ -19,7 +19,7 @@ PROVIDER = "CUDAExecutionProvider"
 _DEVICE = "cuda"
 
 
-def create(name: str, options: Options) -> OnnxRuntimeCuda:
+def create(name: str, options: EngineOptions) -> OnnxRuntimeCuda:
     """See `lpnsr.runtime.backends.registry`."""
     return OnnxRuntimeCuda(options.device)
 

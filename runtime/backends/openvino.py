@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
 from lpnsr.runtime.home import compiled_folder
@@ -30,7 +30,7 @@ _MEMORY = r"bad.?alloc|allocat|can't alloc|out of memory|not enough memory|tempo
 """What it says where memory has run out, or was refused to a thread: there is no error type."""
 
 
-def create(name: str, options: Options) -> OpenVino:
+def create(name: str, options: EngineOptions) -> OpenVino:
     """See `lpnsr.runtime.backends.registry`."""
     return OpenVino(options.threads, options.precision, options.accurate)
 

@@ -17,7 +17,7 @@ from lpnsr.runtime.manifest import TOPOLOGIES, Manifest
 
 
 @dataclass(frozen=True)
-class Options:
+class EngineOptions:
     """What to ask of an engine.
 
     Attributes:
@@ -62,7 +62,7 @@ class BackendInfo:
     whole: bool = False
     frugal: bool = False
 
-    def open(self, options: Options) -> Backend:
+    def open(self, options: EngineOptions) -> Backend:
         """Create the engine.
 
         Raises:

@@ -25,7 +25,7 @@ from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
-from lpnsr.runtime.backends.registry import BACKENDS, Options
+from lpnsr.runtime.backends.registry import BACKENDS, EngineOptions
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.home import compiled_folder
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cuda.core import Device
 
 
-def create(name: str, options: Options) -> TensorRt:
+def create(name: str, options: EngineOptions) -> TensorRt:
     """See `lpnsr.runtime.backends.registry`."""
     return TensorRt(name, device=options.device)
 

@@ -205,18 +205,18 @@ def _plan(args: argparse.Namespace) -> int:
 def _make_plan(args: argparse.Namespace) -> None:
     """Make the plan, or see that the one that is there is the same."""
     from lpnsr.runtime.bulk import planning
-    from lpnsr.runtime.bulk.plan import Options, Plan, fingerprint, portable
+    from lpnsr.runtime.bulk.plan import Plan, RunOptions, fingerprint, portable
     from lpnsr.runtime.bulk.storage import Folder
 
     run, bundle = Folder(args.run), Bundle.open(args.model)
-    alike = {field.name: getattr(args, field.name, None) for field in fields(Options)}
+    alike = {field.name: getattr(args, field.name, None) for field in fields(RunOptions)}
     wanted = Plan(
         input=Folder(args.input).url,
         output=Folder(args.output).url,
         model=portable(bundle),
         bundle=fingerprint(bundle),
         version=installed(),
-        options=Options(**alike | {"recipe": recipe(args), "format": args.format or "png"}),
+        options=RunOptions(**alike | {"recipe": recipe(args), "format": args.format or "png"}),
     )
     if found := Plan.find(run):
         found.check_same(wanted, run)

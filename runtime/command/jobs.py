@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """What a run has to do.
 
     Attributes:
@@ -70,7 +70,7 @@ def plan(
     *,
     replace: bool = False,
     warn: Callable[[str], None] = lambda message: None,
-) -> Plan:
+) -> JobPlan:
     """Pair every input picture with its output file.
 
     A single input file and an output with one of the format's suffixes, which is not a folder, are
@@ -120,7 +120,7 @@ def plan(
         raise JobError(
             f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
         )
-    return Plan(jobs, unread)
+    return JobPlan(jobs, unread)
 
 
 def check_report(report: Path, jobs: Sequence[Job]) -> None:

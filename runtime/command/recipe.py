@@ -114,7 +114,7 @@ class Recipe:
             "layout": layout or upscaler.layout(size),
         }
         return planes.upscale(
-            planes.Model(partial(upscaler.bands, **options), upscaler.bundle.manifest.scale),
+            planes.RgbModel(partial(upscaler.bands, **options), upscaler.bundle.manifest.scale),
             pixels,
             self.target(size),
             dtype,

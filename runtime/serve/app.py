@@ -23,12 +23,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lpnsr.runtime.serve import inference, metrics, options
+from lpnsr.runtime.serve import inference, options, prometheus
 from lpnsr.runtime.serve.desk import GONE, Desk, Ticket
 from lpnsr.runtime.serve.door import Door
-from lpnsr.runtime.serve.errors import Refusal
-from lpnsr.runtime.serve.metrics import Metrics
-from lpnsr.runtime.serve.worker import Worker
+from lpnsr.runtime.serve.handler import PictureHandler
+from lpnsr.runtime.serve.prometheus import Metrics
+from lpnsr.runtime.serve.refusals import Refusal
 from lpnsr.runtime.upscaler import Upscaler
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Service:
     def __init__(self, upscaler: Upscaler, limits: Limits) -> None:
         self.limits, self._desk = limits, Desk(limits.parallel, limits.waiting)
         self.metrics = Metrics(self._desk)
-        self._worker = Worker(upscaler, limits.megapixels)
+        self._handler = PictureHandler(upscaler, limits.megapixels)
         self._model = upscaler.bundle.manifest.preset
         self._tickets: dict[str, Ticket] = {}
         self._uploads = 0
@@ -107,7 +107,7 @@ class Service:
             **{model: lambda _: JSONResponse(inference.describe(self._model)) for model in models},
             **{f"{model}/ready": self._ready for model in models},
             "/progress/{name}": self._progress,
-            "/metrics": lambda _: Response(self.metrics.text(), media_type=metrics.TYPE),
+            "/metrics": lambda _: Response(self.metrics.text(), media_type=prometheus.TYPE),
         }
         return [
             Route("/upscale", self._upscale, methods=["POST"]),
@@ -130,7 +130,7 @@ class Service:
         async with self._received(request) as (source, fields, end):
             asked = options.read([*request.query_params.multi_items(), *fields])
             result = await self._work(
-                request, end, lambda ticket: self._worker.file(source, asked, ticket)
+                request, end, lambda ticket: self._handler.file(source, asked, ticket)
             )
         self.metrics.add_pixels(result.pixels)
         headers = {"Content-Length": str(result.bytes)}
@@ -143,7 +143,7 @@ class Service:
     async def _infer(self, request: Request) -> Response:
         def work(ticket: Ticket) -> tuple[int, bytes, dict[str, str]]:
             asked = inference.parse(source, request.headers.get(inference.HEADER))
-            pixels = self._worker.array(asked.pixels, asked.recipe, ticket)
+            pixels = self._handler.array(asked.pixels, asked.recipe, ticket)
             return pixels.shape[0] * pixels.shape[1], *inference.answer(self._model, asked, pixels)
 
         if request.headers.get("content-encoding", "identity") != "identity":

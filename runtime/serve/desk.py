@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TypeVar
 
-from lpnsr.runtime.serve.errors import Refusal
+from lpnsr.runtime.serve.refusals import Refusal
 
 T = TypeVar("T")
 

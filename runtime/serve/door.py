@@ -11,9 +11,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lpnsr.runtime.serve.errors import Refusal
 from lpnsr.runtime.serve.hosts import is_loopback
-from lpnsr.runtime.serve.metrics import Metrics
+from lpnsr.runtime.serve.prometheus import Metrics
+from lpnsr.runtime.serve.refusals import Refusal
 
 _OPEN = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token."""

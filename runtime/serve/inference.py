@@ -13,7 +13,7 @@ import numpy as np
 
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.serve import options
-from lpnsr.runtime.serve.errors import Refusal
+from lpnsr.runtime.serve.refusals import Refusal
 
 HEADER = "Inference-Header-Content-Length"
 """Says how many bytes of a body are JSON; tensors follow them."""

@@ -20,7 +20,8 @@ from lpnsr.export.graph.passes.upsample_phases import phase_kernels
 from lpnsr.export.pack import WEIGHTS
 from lpnsr.kernels import winograd
 from lpnsr.models.presets import Tolerance
-from lpnsr.models.swin_unet import ResBlock, Upsample
+from lpnsr.models.swin_unet import ResBlock
+from lpnsr.models.upsampler import Upsample
 from lpnsr.models.windows import WindowAttention
 from lpnsr.runtime.bundle import Bundle
 

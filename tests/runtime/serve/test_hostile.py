@@ -173,14 +173,14 @@ def test_a_token(model):
 
 
 def test_a_failure_of_the_server_is_told_without_details(model, monkeypatch, capfd):
-    from lpnsr.runtime.serve import worker
+    from lpnsr.runtime.serve import handler
 
     def fail(path):
         raise KeyError("/secret/place")
 
     with served(model) as broken:
         with monkeypatch.context() as patch:
-            patch.setattr(worker.images, "probe", fail)
+            patch.setattr(handler.images, "probe", fail)
             answer = broken("POST", "/upscale", PICTURE)
         assert (answer.status, json.loads(answer.body)) == (
             500,
