@@ -27,9 +27,9 @@ from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, prec
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.registry import BACKENDS
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.command.jobs import Job, plan
 from lpnsr.runtime.manifest import Graph
@@ -57,7 +57,7 @@ class EagerBackend(Backend):
         return f"PyTorch {torch.__version__} on {_device(self._chain)} in fp32"
 
 
-class _EagerSession(Session):
+class _EagerSession(HostSession):
     def __init__(
         self, bundle: Bundle, graph: Graph, chain: Chain, call: Callable[..., torch.Tensor]
     ) -> None:

@@ -27,7 +27,7 @@ from lpnsr.export.check.verify import random_input
 from lpnsr.export.pack import pack
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 
 SIDES = (64, 128, 256, 512, 1024, 2048)

@@ -15,7 +15,8 @@ import psutil
 
 from lpnsr.runtime import backends, planes
 from lpnsr.runtime.backends import host_pictures, pool
-from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
+from lpnsr.runtime.backends.base import NotFiniteError, Task
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs

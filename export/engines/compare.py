@@ -20,7 +20,7 @@ from lpnsr.export.check.parity import label
 from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import Parity, ParityError, compare
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.manifest import Graph, StageGraph
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.registry import BACKENDS, BackendInfo, EngineOptions
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
 

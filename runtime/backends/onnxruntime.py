@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.registry import EngineOptions
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
 from lpnsr.runtime.manifest import BundleError, Graph, StageGraph
 
@@ -101,7 +102,7 @@ class OnnxRuntime(Backend):
         return f"ONNX Runtime {self._engine.__version__} on the CPU in fp32"
 
 
-class OnnxRuntimeSession(Session):
+class OnnxRuntimeSession(HostSession):
     """A graph on the CPU; ONNX Runtime's own sessions are thread-safe."""
 
     def __init__(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lpnsr.runtime.backends.base import BackendError, PrecisionError
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime, raise_failure
 from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.session import Session
@@ -106,7 +107,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
             return session
 
 
-class _CudaSession(Session):
+class _CudaSession(HostSession):
     """A graph on the GPU; runs one batch at a time, since all use the same memory there."""
 
     def __init__(

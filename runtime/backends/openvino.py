@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.registry import EngineOptions
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
 from lpnsr.runtime.home import compiled_folder
 from lpnsr.runtime.manifest import BundleError, Graph
@@ -159,7 +160,7 @@ class OpenVino(Backend):
         ]
 
 
-class _OpenVinoSession(Session):
+class _OpenVinoSession(HostSession):
     """A compiled graph; runs one batch at a time, each on all threads."""
 
     def __init__(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.manifest import TOPOLOGIES, Manifest
 
 

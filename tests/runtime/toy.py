@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lpnsr.kernels.recurrence import DENOISE, END, NOISE, START, Step
-from lpnsr.runtime.backends.base import Backend
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.host_pictures import HostSession
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.manifest import MANIFEST, Graph, Manifest, StageGraph
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
@@ -222,7 +222,7 @@ class Grey(Backend):
         return "grey"
 
 
-class GreySession(Session):
+class GreySession(HostSession):
     def __init__(self, backend, bundle, graph):
         super().__init__(bundle, graph)
         self.run, self.run_precisely = backend.run, backend.run_precisely
