@@ -19,7 +19,8 @@ from threading import Event
 import numpy as np
 import ray
 
-from lpnsr.benchmarks import machine, markdown, paths, small
+from lpnsr.benchmarks import machine, paths, small
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.timing import seconds
 from lpnsr.runtime.bulk import cluster, planning
 from lpnsr.runtime.bulk.plan import Plan, RunOptions, fingerprint, portable
@@ -93,7 +94,7 @@ def measure(model: Path, count: int, workers: Sequence[int], runs: int) -> str:
     sides = f"{small.SIDES[0]} to {small.SIDES[1]}"
     header = ["", "pictures/s", "time over lpnsr-run's", "plan, workers and engines"]
     title = f"{count} pictures of {sides} pixels a side on {cores} cores"
-    return f"{title}\n\n{markdown.table(header, lines)}"
+    return f"{title}\n\n{table(header, lines)}"
 
 
 def _single(model: Path, jobs: Sequence[Job], threads: int) -> float:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import folder, machine, markdown, samples
+from lpnsr.benchmarks import folder, machine, samples
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER
 from lpnsr.benchmarks.timing import Row, reason, seconds, spread, time_in_turns
 from lpnsr.export.check.parity import verify_bundle
@@ -113,7 +114,7 @@ def describe(kept: dict) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory, GB']} GB; GPU: "
         f"{about['GPU'] or 'none'}; {about['system']}, Python {about['python']}; {versions}.",
         f"Exported in {asked['precision']} for tiles of {'x'.join(map(str, asked['tile']))}, from",
-        markdown.table(
+        table(
             ["checkpoint", "SHA-256"],
             [[f"`{name}`", f"`{digest}`"] for name, digest in kept["weights"].items()],
         ),
@@ -146,7 +147,7 @@ def describe(kept: dict) -> str:
             f"## {len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels",
             f"From file to file, in turns, each timed {asked['runs']} times; the export took "
             f"{kept['export']} s.",
-            markdown.table(header, lines),
+            table(header, lines),
             *(["Not possible here:", "\n".join(absent)] if absent else []),
         ]
     )

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import authors, machine, markdown, small
+from lpnsr.benchmarks import authors, machine, pages, small
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
@@ -182,12 +183,12 @@ def describe(kept: dict, main: bool = False) -> str:
         f"{len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels, `{kept['preset']}`, "
         f"{kept['weights']}; {machine['processor']}, {machine['cores']} cores. The authors' "
         f"procedure gives the networks {share:.2f} times the pictures' pixels.",
-        markdown.table(header, lines),
+        table(header, lines),
     ]
     if not main:
         parts += [
             "Times as fast as the authors' procedure, as factors whose product is the total:",
-            markdown.causes_table([(kept["preset"], row.seconds)]),
+            pages.causes_table([(kept["preset"], row.seconds)]),
         ]
         parts += ["Not possible here:", "\n".join(absent)] if absent else []
     return "\n\n".join(parts)

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lpnsr.benchmarks import isolated, machine, markdown
+from lpnsr.benchmarks import isolated, machine
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.timing import seconds, spread
 from lpnsr.export.check.verify import random_input
@@ -147,14 +148,14 @@ def describe(kept: dict) -> str:
     machine = kept["machine"]
     parts = [
         f"{machine['processor']}, {machine['cores']} cores. {summary(kept)}",
-        markdown.table(header, lines),
+        table(header, lines),
     ]
     if kept["batches"]:
         lines = [
             [str(e["batch"]), spread(e["seconds"]), f"{median(e['seconds']) / e['batch']:.3f} s"]
             for e in kept["batches"]
         ]
-        parts.append(markdown.table(["batch of 64x64", "median, spread", "per tile"], lines))
+        parts.append(table(["batch of 64x64", "median, spread", "per tile"], lines))
     return "\n\n".join(parts)
 
 

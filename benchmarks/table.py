@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lpnsr.benchmarks import machine, markdown
+from lpnsr.benchmarks import machine, pages
 from lpnsr.benchmarks.measure import MeasureOptions, measure
 from lpnsr.benchmarks.workloads import WORKLOADS, Workload
 from lpnsr.runtime.tiles.sizes import parse_tile
@@ -73,7 +73,7 @@ def measure_all(workload: Workload, options: MeasureOptions, args: argparse.Name
         about[machine.RATES] = machine.rates(about[machine.RATES])
         if args.json:  # what there is stays, also if the rest is interrupted
             args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    text = markdown.whole(kept)
+    text = pages.whole(kept)
     print(text)
     if args.markdown:
         args.markdown.write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import cli, isolated, machine, markdown, methods, plots, table, workloads
+from lpnsr.benchmarks import cli, isolated, machine, methods, pages, plots, table, workloads
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
 from lpnsr.export.check.run_onnx import computes_bf16
@@ -55,7 +55,7 @@ def test_quick_has_every_method_and_every_cause(
     assert cli.main(["quick", "--runs", "2", "--compile", *options]) == 0
     printed = capsys.readouterr().out
     kept = json.loads(files["json"].read_text())
-    assert printed == markdown.whole(kept) + "\n" == files["markdown"].read_text()
+    assert printed == pages.whole(kept) + "\n" == files["markdown"].read_text()
     with Image.open(files["plot"]) as image:
         assert image.text[plots.DIGEST] == plots.digest(kept)
 
@@ -75,7 +75,7 @@ def test_quick_has_every_method_and_every_cause(
     assert result["parameters"] == sum(p.numel() for p in micro.chain.parameters())
     assert result["graph_macs"] < result["row"]["macs"]
 
-    causes = markdown.causes(psnr)
+    causes = pages.causes(psnr)
     assert set(causes) == {name for name in psnr if AUTHORS not in name and TRACED not in name}
     for name, steps in causes.items():
         before, after = steps.pop("total")
@@ -127,8 +127,8 @@ def test_variants_of_an_engine_are_no_steps_on_the_way_to_a_speed_up():
     single, mixed = "TensorRT fp32", "TensorRT mixed"
     seconds = {EAGER: [4.0], EAGER + AUTHORS: [5.0], single: [2.0], mixed: [1.0]}
     variants = {mixed + STAGED: [3.0], mixed + UNCAPTURED: [1.5]}
-    found = markdown.causes(seconds | variants)
-    assert found == markdown.causes(seconds)
+    found = pages.causes(seconds | variants)
+    assert found == pages.causes(seconds)
     assert found[mixed]["precision"] == (single, mixed)
     assert found[mixed]["total"] == (EAGER + AUTHORS, mixed)
 
