@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from lpnsr.export.engines import command
 from lpnsr.export.triton import repository
 from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, PRESETS, ROLES, STARTS
 from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.command.arguments import natural, positive
 from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.manifest import TOPOLOGIES
 from lpnsr.runtime.tiles.sizes import parse_tile
@@ -167,13 +167,13 @@ def _add_variant(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--steps",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="run the last K steps of the chain, from x_K (default: all); dmsr: any number",
     )
     add(
         "--timestep",
-        type=_whole,
+        type=natural,
         metavar="T",
         help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
         "model, 250 say, instead of estimating it",
@@ -200,7 +200,7 @@ def _add_graphs(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--batch",
-        type=_positive,
+        type=positive,
         nargs="+",
         default=[1],
         metavar="N",
@@ -240,18 +240,6 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --download: take what is in the cache and connect to nothing",
     )
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]*", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
-    return int(text)
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -184,7 +184,7 @@ def _add_workers(group: argparse._ActionsContainer) -> None:
 
 
 def _shard(text: str) -> Shard:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or int(match[1]) >= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, e.g. 0/16")
     return int(match[1]), int(match[2])

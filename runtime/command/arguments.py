@@ -293,7 +293,7 @@ def installed() -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
     return int(match[1]), int(match[2])
@@ -318,7 +318,7 @@ def megapixels(text: str) -> float:
 
 def _real(text: str, least: float, most: float) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else math.nan
     except ValueError:
         value = math.nan
     if not least <= value <= most:
@@ -328,30 +328,28 @@ def _real(text: str, least: float, most: float) -> float:
 
 def seed(text: str) -> int:
     """A seed of the noise."""
-    return _integer(text, 0, 2**64 - 1)
+    return whole(text, 0, 2**64 - 1)
 
 
 def quality(text: str) -> int:
     """The quality of a lossy format, 1 to 100."""
-    return _integer(text, 1, 100)
+    return whole(text, 1, 100)
 
 
 def natural(text: str) -> int:
     """A whole number, 0 or more."""
-    return _integer(text, 0, None)
+    return whole(text, 0)
 
 
 def positive(text: str) -> int:
     """A whole number, 1 or more."""
-    return _integer(text, 1, None)
+    return whole(text, 1)
 
 
-def _integer(text: str, least: int, most: int | None) -> int:
-    limit = f"{least} or more" if most is None else f"{least} to {most}"
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
+def whole(text: str, least: int, most: int | None = None) -> int:
+    """A whole number, `least` or more and at most `most`."""
+    value = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
     if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {limit}")
     return value

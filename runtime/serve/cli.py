@@ -20,6 +20,7 @@ from lpnsr.runtime.command.arguments import (
     installed,
     megapixels,
     positive,
+    whole,
 )
 from lpnsr.runtime.command.jobs import JobError
 from lpnsr.runtime.manifest import BundleError
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    add("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     add("--open", action="store_true", help="show the page in the browser")
     add(
         "--token-file",
@@ -146,6 +147,10 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="from a request's beginning to its result (default: %(default)s)",
     )
+
+
+def _port(text: str) -> int:
+    return whole(text, 0, 65535)
 
 
 def _token(args: argparse.Namespace) -> str | None:
