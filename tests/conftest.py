@@ -75,10 +75,10 @@ def micro_traces(micro):
     from lpnsr.export.graph.trace import trace_stage
 
     @functools.cache
-    def traced(stage, batch, tile, dtype):
-        return trace_stage(micro.chain, micro.preset, stage, batch, tile, dtype)
+    def traced(stage, batch, tile, precision):
+        return trace_stage(micro.chain, micro.preset, stage, batch, tile, precision)
 
-    return lambda stage, batch, tile, dtype="float32": traced(stage, batch, tile, dtype)
+    return lambda stage, batch, tile, precision="fp32": traced(stage, batch, tile, precision)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from lpnsr.runtime.manifest import BundleError, Graph
 if TYPE_CHECKING:
     import openvino as ov
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Precision -> what OpenVINO calls it."""
 
 _MEMORY = r"bad.?alloc|allocat|can't alloc|out of memory|not enough memory|temporarily unavailable"
@@ -134,7 +134,7 @@ class OpenVino(Backend):
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
 
     def _compile(self, model: ov.Model, precision: str) -> ov.CompiledModel:
-        settings = {**self._settings, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        settings = {**self._settings, "INFERENCE_PRECISION_HINT": HINTS[precision]}
         return self._core.compile_model(model, "CPU", settings)
 
     def _cut(self, model: ov.Model, precise: Sequence[tuple[str, str]]) -> list[ov.Model]:
