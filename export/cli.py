@@ -130,13 +130,13 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         type=Path,
         metavar="DIR",
-        help="a bundle that is there, or its name, for --engine and --triton",
+        help="an existing bundle, or its name, for --engine and --triton",
     )
     target.add_argument(
         "--verify",
         type=Path,
         metavar="DIR",
-        help="a bundle that is there, to be compared with eager PyTorch anew, and its engines with "
+        help="an existing bundle, to be compared with eager PyTorch again, and its engines with "
         "their graphs; takes --weights",
     )
     parser.add_argument(
@@ -175,8 +175,8 @@ def _add_variant(group: argparse._ArgumentGroup) -> None:
         "--timestep",
         type=natural,
         metavar="T",
-        help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
-        "model, 250 say, instead of estimating it",
+        help="dmsr: assume that every picture is degraded to this timestep of the diffusion "
+        "model, such as 250, instead of estimating it",
     )
     add(
         "--noise",
@@ -228,12 +228,12 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download",
         action="store_true",
-        help="fetch checkpoints that are not in --weights, once, to the cache ($LPNSR_HOME)",
+        help="fetch checkpoints that are not in --weights, once, into the cache ($LPNSR_HOME)",
     )
     group.add_argument(
         "--accept-licences",
         action="store_true",
-        help="accept the terms of what is downloaded, which are printed, without being asked",
+        help="accept the printed terms of what is downloaded without being asked",
     )
     group.add_argument(
         "--offline",

@@ -195,7 +195,7 @@ class Chain(nn.Module):
     def told(
         self, stage: Stage, step: Step, device: torch.device | str = "cpu"
     ) -> tuple[object, ...]:
-        """What a stage is told of a timestep: one thing, or nothing if it does not want to know.
+        """What a stage is told of the timestep: one value, or nothing if it does not depend on it.
 
         It is the same for the whole batch, over which it broadcasts.
         """

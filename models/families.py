@@ -72,7 +72,7 @@ class Stage:
         outputs: names of the values that it gives.
         compute: makes the outputs, one tensor or several, of the networks, followed by the inputs,
             followed, if `folded`, by what the timestep comes to.
-        folded: whether it is told the step's timestep: what the method `modulation` of its first
+        folded: whether it depends on the step's timestep: what the method `modulation` of its first
             network makes of a timestep (1,), tensors in any nesting, is computed at export and is
             a constant of the graph. A timestep that another stage computes is an input like others.
         precise: whether it decides something that has near-ties, and so stays float32 whatever the

@@ -117,7 +117,7 @@ class Bundle:
 def locate(path: Path) -> Path:
     """The folder of a bundle, which may be called by its name: the cache's, or the built-in one.
 
-    A folder that is there goes before one of that name in the cache.
+    A folder of that name takes precedence over a bundle in the cache.
     """
     if (path / MANIFEST).is_file() or len(path.parts) != 1:
         return path

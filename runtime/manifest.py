@@ -272,15 +272,15 @@ class Manifest:
             if graph.stages:
                 _check_stages(graph, len(self.steps))
             if any(side * self.latent_side % 1 for side in graph.tile):
-                raise ValueError("a tile is no whole latent")
+                raise ValueError("a tile is not a whole number of latent values")
         if not set(self.precision.values()) <= set(PRECISIONS):
             raise ValueError("there is no such precision")
         if len(self.inputs) != 2:
             raise ValueError("there are two inputs")
         if type(self.draws) is not int or not 0 <= self.draws < 2**20:
-            raise ValueError("the number of draws is none")
+            raise ValueError("the number of draws is out of range")
         if not 0 < self.latent_side < 2**20:
-            raise ValueError("a latent has no sides")
+            raise ValueError("the side of a latent is out of range")
         counts = [self.scale, self.latent_channels]
         counts += [number for g in self.graphs for number in (*g.tile, g.batch)]
         if not all(type(count) is int and 0 < count < 2**20 for count in counts):

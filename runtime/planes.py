@@ -16,7 +16,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RgbModel:
-    """A model, and what it is asked for.
+    """A model for RGB pictures.
 
     Attributes:
         bands: upscales uint8 or uint16 (H, W, 3); takes `progress` and the `dtype` of the bands
@@ -103,6 +103,6 @@ def _colors(
 
 
 def _on_white(band: np.ndarray) -> np.ndarray:
-    """Compose colors and alpha, the last channel, in [-1, 1] with white."""
+    """Compose colours and alpha, the last channel, in [-1, 1] with white."""
     opacity = (band[..., -1:] + 1) / 2
     return band[..., :-1] * opacity + (1 - opacity)

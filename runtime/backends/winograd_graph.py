@@ -82,7 +82,7 @@ def with_winograd(model: bytes) -> bytes:
     try:
         return _with_winograd(model)
     except (ValueError, LookupError, struct.error) as error:
-        raise DamagedError("it is no ONNX graph") from error
+        raise DamagedError("it is not an ONNX graph") from error
 
 
 def _with_winograd(model: bytes) -> bytes:

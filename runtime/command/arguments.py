@@ -237,7 +237,7 @@ def add_noise(group: argparse._ArgumentGroup) -> None:
         "--no-color-fix",
         dest="color_fix",
         action="store_false",
-        help="keep the model's large-scale colors instead of the input's",
+        help="keep the model's large-scale colours instead of the input's",
     )
 
 
@@ -269,7 +269,7 @@ def _add_messages(group: argparse._ArgumentGroup) -> None:
         nargs=0,
         help="show which models, backends and devices are here, and what the others lack",
     )
-    add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
+    add("--dry-run", action="store_true", help="show the sizes and roughly how long it would take")
     add("-q", "--quiet", action="store_true", help="say only what goes wrong")
     add("--debug", action="store_true", help="show where an error comes from")
     add("--version", action="version", version=f"%(prog)s {installed()}")

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         pictures: the bar over all pictures, whose unit is a pixel.
-        tiles: the bar over the picture in work.
+        tiles: the bar over the picture in progress.
         pixels: of each picture.
     """
 

@@ -19,7 +19,7 @@ _MASKS = 54
 
 @dataclass(frozen=True)
 class BitFields:
-    """The picture of such a file; tells of itself by the names that Pillow's images use.
+    """The picture of such a file; described by the names that Pillow's images use.
 
     Attributes:
         path: the file.

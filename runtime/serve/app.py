@@ -50,7 +50,7 @@ class Limits:
     """What requests may cost.
 
     Attributes:
-        parallel: pictures in work at the same time.
+        parallel: pictures in progress at the same time.
         waiting: pictures that may wait beside them.
         megabytes: of a request's body.
         megapixels: of an input.
@@ -123,7 +123,7 @@ class Service:
     def _progress(self, request: Request) -> Response:
         ticket = self._tickets.get(request.path_params["name"])
         if ticket is None:
-            raise Refusal(404, "no such request is waiting or in work")
+            raise Refusal(404, "no such request is waiting or in progress")
         return JSONResponse({"done": ticket.done, "total": ticket.total})
 
     async def _upscale(self, request: Request) -> Response:
@@ -168,7 +168,7 @@ class Service:
             which the request must be answered.
 
         Raises:
-            Refusal: it is no such body, comes too slowly, or the queue is full anyway.
+            Refusal: there is no such body, it comes too slowly, or the queue is full anyway.
         """
         self._desk.check()
         if self._uploads >= _UPLOADS:

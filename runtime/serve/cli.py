@@ -116,8 +116,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--parallel",
         type=positive,
         metavar="N",
-        help="pictures in work at once (default: 2, of which one is computed while another is read "
-        "or written; for batches of several tiles, twice as many as those)",
+        help="pictures in progress at once (default: 2, of which one is computed while another is "
+        "read or written; for batches of several tiles, twice as many as those)",
     )
     add(
         "--queue",

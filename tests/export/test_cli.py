@@ -200,12 +200,12 @@ BAD = {
     "checkpoint of another network": (
         ["--weights", "weights"],
         other_network,
-        ["no checkpoint of the denoiser", "missing: time_embed.0.weight", "unexpected: body"],
+        ["not a checkpoint of the denoiser", "missing: time_embed.0.weight", "unexpected: body"],
     ),
     "swapped checkpoints": (
         ["--weights", "weights", "--denoiser", "weights/noise_predictor.safetensors"],
         None,
-        ["noise_predictor.safetensors is no checkpoint of the denoiser", "of the wrong shape"],
+        ["noise_predictor.safetensors is not a checkpoint of the denoiser", "of the wrong shape"],
     ),
     "text as safetensors": (
         ["--weights", "weights"],

@@ -100,7 +100,7 @@ def test_the_colours_of_the_input_in_training(toy):
 
 
 def test_a_target_without_noise(toy):
-    """It does not hang on the original, and is what the last step makes of the start."""
+    """It does not depend on the original, and is what the last step makes of the start."""
     chain = built(toy)
     config = StageConfig(target="noise_free", checkpoint_activations=False, start="pre_upsampler")
     stage = make_objective("noise_predictor", chain, toy, config)
