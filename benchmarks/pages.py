@@ -269,7 +269,9 @@ def summary(kept: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for each in kept:
         (result,) = (Result.from_json(fields) for fields in each["results"])
-        for name, (taken, times, psnr, _, memory) in _methods(result, each["machine"][RATES], True):
+        for name, (taken, times, psnr, _, memory) in _methods(
+            result, each["machine"][RATES], peaks=True
+        ):
             if TRACED not in name:
                 lines.append([result.label, name, taken, times, psnr, memory])
     machine = kept[0]["machine"]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.export.triton import repository
-from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, PRESETS, ROLES, STARTS
+from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS, SUMMARIES
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.command.arguments import natural, positive
 from lpnsr.runtime.home import bundle_folder
@@ -27,7 +27,7 @@ EXTRA = "pip install 'lpnsr[cpu,export]'"
 _EPILOG = "\n".join(
     (
         "presets:",
-        *(f"  {name:<12} {text}" for name, text in PRESETS.items()),
+        *(f"  {name:<12} {text}" for name, text in SUMMARIES.items()),
         "",
         "exit codes:",
         "  0    the bundle is written, or sound",

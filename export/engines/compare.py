@@ -39,7 +39,7 @@ def check_engines(bundle: Bundle, graph: Graph, backend: Backend) -> Parity:
         backend: runs them.
 
     Returns:
-        what `lpnsr.export.verify.compare` finds.
+        what `lpnsr.export.check.verify.compare` finds.
 
     Raises:
         ParityError: they do not agree.

@@ -45,7 +45,9 @@ class Progress:
         """Show that nothing is left to do for a picture."""
         with self._lock:
             self._ended += 1
-            self._pictures.set_description_str(_count(self._ended, len(self._pixels)), False)
+            self._pictures.set_description_str(
+                _count(self._ended, len(self._pixels)), refresh=False
+            )
             self._reach(job, self._pixels[job])
 
     def _reach(self, job: Job, pixels: int) -> None:
