@@ -1,5 +1,7 @@
 """Small models, their checkpoints and an exported bundle."""
 
+import shutil
+
 import pytest
 from small import TINY, random_model
 
@@ -58,3 +60,17 @@ def quick(monkeypatch, micro, micro_traces):
     monkeypatch.setitem(presets.PRESETS, "micro", micro.preset)
     monkeypatch.setattr(pack, "trace_stage", lambda chain, preset, *shape: micro_traces(*shape))
     return micro
+
+
+@pytest.fixture
+def copied(quick, micro_bundles, monkeypatch):
+    """Exports of `micro` are copies of one that was made before; lists the chains it was given."""
+    whole, chains = micro_bundles["fp32"].path, []
+
+    def copy(chain, preset, shapes, target, **_):
+        chains.append(chain)
+        shutil.copytree(whole, target)
+        return Bundle.open(target)
+
+    monkeypatch.setattr(pack, "pack", copy)
+    return chains

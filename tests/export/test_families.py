@@ -35,7 +35,7 @@ UNET = partial(
 )
 AUXILIARY = ATDConfig(
     channels=16,
-    depths=(2, 2),
+    depths=(2,),
     heads=2,
     window=8,
     entries=8,

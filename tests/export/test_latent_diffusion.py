@@ -50,6 +50,12 @@ def bundle(request, export, tmp_path_factory):
     return export([SMALL, WIDE], target, topology=request.param)
 
 
+def test_all_tiles_share_their_weights(bundle, export, tmp_path):
+    one = export([SMALL], tmp_path / "one", topology=bundle.manifest.topology)
+    size, more = ((each.path / "weights.bin").stat().st_size for each in (one, bundle))
+    assert size <= more < 1.1 * size
+
+
 def photo(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 

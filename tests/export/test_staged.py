@@ -89,7 +89,7 @@ def test_other_families(preset, tmp_path, assert_share):
 
 
 def test_the_bundle(micro, quick_pack):
-    bundle = quick_pack(micro.preset, "staged", shapes=[SMALL, WIDE])
+    bundle = quick_pack(micro.preset, "staged")
     opened = Bundle.open(bundle.path)
     assert opened.manifest == bundle.manifest
     assert (opened.manifest.topology, len(opened.manifest.steps)) == ("staged", 3)
@@ -105,6 +105,7 @@ def test_the_bundle(micro, quick_pack):
             assert kinds == {TensorProto.FLOAT}
 
 
+@pytest.mark.slow
 def test_all_tiles_share_their_weights(micro, quick_pack):
     one = quick_pack(micro.preset, "staged")
     two = quick_pack(micro.preset, "staged", shapes=[SMALL, WIDE])

@@ -79,7 +79,7 @@ def test_what_is_wrong_with_a_checkpoint_is_one_line(model, tmp_path):
     save_file(weights, other)
     with pytest.raises(CheckpointError) as caught:
         load_chain(PRESET, files | {"denoiser": other})
-    assert "no checkpoint of the denoiser: of the wrong shape" in str(caught.value)
+    assert "not a checkpoint of the denoiser: of the wrong shape" in str(caught.value)
     assert str(caught.value).endswith("take that of stabilityai/sd-turbo")
     assert "\n" not in str(caught.value)
     published = {k: v for k, v in model.chain.encoder.state_dict().items() if "time_" not in k}

@@ -131,7 +131,7 @@ def test_the_encoder_starts_as_the_published_one(folder):
         chain.encoder(picture, timestep), chain.published_encoder(picture, 0 * timestep)
     )
     file = folder / PRESET.networks["denoiser"].files[0]
-    with pytest.raises(CheckpointError, match="no checkpoint of the encoder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of the encoder"):
         start_from_published(chain, file)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs the extra serve")
 
-from lpnsr.runtime.serve import server
+from lpnsr.runtime.serve import door, server
 
 from ..samples import png
 from ..toy import photo
@@ -90,8 +90,9 @@ def test_an_announced_body_that_is_too_large(model):
 
 
 @pytest.mark.parametrize("path", ["/upscale", "/v2/models/toy/infer", "/nothing", "/v2"])
-def test_an_endless_body(model, path):
-    """The connection is closed behind the answer."""
+def test_an_endless_body(model, path, monkeypatch):
+    """The connection is closed after the answer."""
+    monkeypatch.setattr(door, "_LINGER", 0.2)
     with served(model, megabytes=0.1) as small:
         connection = small.connect()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -108,7 +109,8 @@ def test_an_endless_body(model, path):
         assert small("POST", "/upscale", PICTURE).status == 200
 
 
-def test_a_body_that_comes_too_slowly(model):
+def test_a_body_that_comes_too_slowly(model, monkeypatch):
+    monkeypatch.setattr(door, "_LINGER", 0.2)
     with served(model, seconds=0.5) as hasty:
         connection = hasty.connect()
         connection.sendall(
