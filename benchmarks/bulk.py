@@ -1,8 +1,8 @@
 """What shards and Ray cost: pictures per second of `lpnsr-bulk` on this machine, and `lpnsr-run`'s.
 
 Both go from file to file on the same cores and load the engine before the clock starts; how long
-that takes with Ray stands beside it. They take turns. With --plan, a plan of simulated paths is
-made and its status told.
+that takes with Ray is given, too. They take turns. With --plan, a plan of simulated paths is
+made and its status shown.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _EPILOG = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     args = _parse(argv)
-    # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
+    # A request to stop unwinds like Ctrl-C, so that nothing half-written is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.bundle:
         return command.main(args)

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class ResnetBlock(nn.Module):
-    """Residual block: twice group norm, swish, convolution; a shift in between tells the timestep.
+    """Residual block: twice group norm, swish, convolution; the timestep shifts what is between.
 
     Args:
         in_channels: of its input.
         out_channels: of its output.
         groups: of the norms.
         eps: of the norms.
-        embedding: width of the timestep's embedding; 0 for a block that is told none.
+        embedding: width of the timestep's embedding; 0 for a block that does not depend on it.
     """
 
     def __init__(

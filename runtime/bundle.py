@@ -65,11 +65,11 @@ class Bundle:
         return bundle
 
     def graph_path(self, graph: Graph) -> Path:
-        """Where the ONNX file of an unrolled `graph` lies."""
+        """Path of the ONNX file of an unrolled `graph`."""
         return self.path / graph.file
 
     def stage_path(self, stage: StageGraph) -> Path:
-        """Where the ONNX file of a stage lies."""
+        """Path of the ONNX file of a stage."""
         return self.path / stage.file
 
     def sources(self, file: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Bundle:
         return {name: self.manifest.files[name] for name in dict.fromkeys(names)}
 
     def check(self, name: str, digest: str) -> Path:
-        """Where the file `name` lies, after a look at whether it is what it should be.
+        """Path of the file `name`, once it is known to be what it should be.
 
         Raises:
             BundleError: it is missing, its SHA-256 is not `digest`, or it is not in the bundle.

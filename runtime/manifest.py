@@ -36,7 +36,7 @@ class StageGraph:
         name: what it is called.
         file: file name inside the bundle.
         inputs: names of the graph's inputs, in order (see `lpnsr.kernels.recurrence`). One that is
-            told the timestep ends in `step`, (1,) int64, the number of the step from 0.
+            depends on the timestep ends in `step`, (1,) int64, the number of the step from 0.
         outputs: names of its outputs, in order.
         phase: when it is called, one of `lpnsr.kernels.recurrence.PHASES`.
     """

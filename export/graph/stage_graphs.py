@@ -27,8 +27,8 @@ def stage_graphs(
 ) -> dict[StageGraph, ir.Model]:
     """A graph for each stage, from the traces that `unroll.unroll` takes.
 
-    Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. What a
-    folded timestep comes to is a table in the graph, from which the number of the step takes a row.
+    Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. The
+    values of a folded timestep are a table in the graph, of which the step's number takes a row.
 
     Args:
         chain: the networks.
@@ -72,7 +72,7 @@ def _groups(stages: Sequence[families.Stage]) -> dict[str, list[families.Stage]]
 def _told(
     graph: GraphBuilder, chain: Chain, stage: families.Stage, number: Sequence[ir.Value]
 ) -> list[ir.Value]:
-    """What the timestep comes to at the step of this number; nothing if the stage is not told."""
+    """The values that the timestep becomes at this step; none if it is not folded."""
     if not stage.folded:
         return []
     parts = [told(chain, stage, step) for step in chain.updates()[1:]]

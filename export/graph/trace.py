@@ -70,7 +70,7 @@ def trace_stage(
 
     Returns:
         a graph whose inputs are those of the stage, followed by the tensors that a folded timestep
-        comes to; its outputs are those of the stage, followed, where a network sorts tokens into
+        becomes; its outputs are those of the stage, followed, where a network sorts tokens into
         categories, by these, (B, n) int64. The others are float32.
     """
     stage = chain.stage(name)

@@ -90,7 +90,7 @@ class Trainer:
         return self.folder / f"{self.name}.ckpt"
 
     def run(self) -> None:
-        """Train to the end, from wherever the run stands; the network ends as its average.
+        """Train to the end, from wherever the run is; the network ends as its average.
 
         Raises:
             TrainingError: the loss is not a number any more; the last checkpoint stays.

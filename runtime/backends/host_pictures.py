@@ -27,7 +27,7 @@ _COPIES, _CORRECTION = 4, 6
 
 @dataclass(frozen=True)
 class TileInput:
-    """What a graph is told about one tile.
+    """What a graph is given of one tile.
 
     Attributes:
         lr: float32 (3, h, w) in [-1, 1].
@@ -146,7 +146,7 @@ def _groups(task: Task, batch: int) -> Iterator[tuple[int, Sequence[Tile]]]:
 
 
 def _given(session: HostSession, task: Task) -> dict[str, np.ndarray]:
-    """What the graph wants to know of the whole picture: the mean of what its tiles give."""
+    """What the graph takes of the whole picture: the mean of what its tiles give."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in session.graph.given}
     batch = session.graph.batch
     for _, group in _groups(task, batch) if found else ():

@@ -32,7 +32,7 @@ def prepare(model: bytes, folder: Path, options: Any) -> bytes:
     Args:
         model: the model.
         folder: of its weights.
-        options: of the session, which are told where weights and convolutions are.
+        options: of the session, to which the places of weights and convolutions are added.
 
     Raises:
         DamagedError: the model is not well-formed.

@@ -55,7 +55,7 @@ _FATAL = (
 _PACKAGES = ("fsspec", "pyarrow", "ray")
 
 _SHOWN = 10
-"""Failures that the status tells."""
+"""Failures that the status shows."""
 
 _EXIT_CODES = """\
 exit codes:
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             _add_workers(added.add_argument_group("workers"))
     work = command("work", _work, "work on a plan")
-    work.add_argument("--model", type=Path, metavar="BUNDLE", help="where it lies here")
+    work.add_argument("--model", type=Path, metavar="BUNDLE", help="where it is on this machine")
     work.add_argument("--threads", type=positive, metavar="N", help="CPU threads of a worker")
     work.add_argument("-g", "--gpu", type=natural, metavar="N", help="NVIDIA GPU to use")
     _add_workers(work)
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="only this part of N, from 0: for job I of an array",
     )
-    command("status", _status, "tell how far the run is")
+    command("status", _status, "show how far the run has got")
     retry = command("retry", _retry, "let pictures be tried again when the run goes on")
     retry.add_argument("--failed", action="store_true", required=True, help="those that failed")
     report = command("report", _report, "write a line for every picture")
@@ -160,7 +160,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         help="of the outputs of a shard (default: 1000, less where that makes under 32 shards)",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--suffix", type=suffix, default="", help="put behind each output's name")
+    files.add_argument("--suffix", type=suffix, default="", help="appended to each output's name")
     add_reading(files)
     add_output(parser.add_argument_group("output"))
     model = parser.add_argument_group("model")

@@ -52,7 +52,7 @@ class RunOptions:
         recipe: how it is upscaled.
         format: of the outputs, one of `lpnsr.runtime.pictures.formats.FORMATS`.
         quality: of lossy formats, 1 to 100.
-        suffix: put behind each output's name.
+        suffix: appended to each output's name.
         pattern: what an input's name must look like.
         salvage: decode what is left of damaged JPEGs.
         max_megapixels: of an input.
@@ -156,7 +156,7 @@ class Plan:
         """Open what the plan was made for.
 
         Args:
-            model: where the bundle lies here; None for where it lay.
+            model: where the bundle is on this machine; None for where the plan found it.
             threads: CPU threads; by default the engine decides.
             device: such as "cuda:1"; by default what the backend takes.
 
@@ -193,7 +193,7 @@ class Plan:
         """Refuse a plan that asks for something else.
 
         Raises:
-            JobError: tells the first difference.
+            JobError: there is a difference; names the first one.
         """
         mine, theirs = (dict(_flat(asdict(replace(plan, shards=())))) for plan in (self, other))
         for name in mine:

@@ -159,7 +159,7 @@ def _pixels(
 
 
 def _output_pixels(source: Folder, place: str, options: RunOptions, folder: Path) -> int | None:
-    """The pixels of a picture's output; None if it cannot be read, which the run will tell."""
+    """The pixels of a picture's output; None if it cannot be read, which the run will report."""
     with suppress(images.ImageError, FileNotFoundError, PermissionError):
         if source.path:
             size = images.probe(source.path / place).size

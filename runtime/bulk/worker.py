@@ -35,7 +35,7 @@ class Worker:
 
     Args:
         run: URL of the folder of the run.
-        model: where the bundle lies here; None for where it lay when the plan was made.
+        model: where the bundle is on this machine; None for where it was when the plan was made.
         threads: CPU threads; by default the engine decides.
         device: such as "cuda:1", for a process that has the choice.
         stop: ends the work in an orderly way once it is set.

@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def settle_size(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Make of --size what it stands for.
+    """Turn --size into --width and --height.
 
     Raises:
         SystemExit: --width or --height is given, too.
@@ -144,7 +144,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     add(
         "--suffix",
         type=suffix,
-        help="put behind each output's name (default: none, without -o such as _x4)",
+        help="appended to each output's name (default: none, without -o such as _x4)",
     )
     add_reading(group)
 
@@ -276,7 +276,7 @@ def _add_messages(group: argparse._ArgumentGroup) -> None:
 
 
 def _mark(args: argparse.Namespace) -> str:
-    """What tells an output from the input beside it."""
+    """What distinguishes an output from the input beside it."""
     if args.width and args.height:
         return f"_{args.width}x{args.height}"
     if args.width or args.height:
@@ -300,7 +300,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def suffix(text: str) -> str:
-    """What is put behind a name."""
+    """What is appended to a name."""
     if "/" in text or "\\" in text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not part of a file name")
     return text

@@ -53,7 +53,7 @@ class Naming:
 
     Attributes:
         suffixes: of the output format; the first is given to files in an output folder.
-        mark: put behind the name, before the suffix.
+        mark: appended to the name, before the suffix.
         pattern: what a file's name must look like to be taken from a folder, such as "*.jpg";
             case does not matter.
     """
@@ -127,7 +127,7 @@ def check_report(report: Path, jobs: Sequence[Job]) -> None:
     """Refuse a report that cannot be written or would replace a picture.
 
     Raises:
-        JobError: it lies in no writable folder, or is an input or output of `jobs`.
+        JobError: it is in no writable folder, or is an input or output of `jobs`.
     """
     _refuse_unwritable([report])
     pictures = {path.resolve() for job in jobs for path in (job.source, job.target)}

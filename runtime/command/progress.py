@@ -84,5 +84,5 @@ def _pixels(job: Job) -> int:
     try:
         height, width = images.probe(job.source).size
     except images.ImageError:
-        return 0  # the run will tell
+        return 0  # the run will report it
     return height * width

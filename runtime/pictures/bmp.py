@@ -14,7 +14,7 @@ _BIT_FIELDS, _ALPHA_BIT_FIELDS = 3, 6
 """Values of the header's compression."""
 
 _MASKS = 54
-"""Where they are, in or behind the header."""
+"""Where they are, in the header or after it."""
 
 
 @dataclass(frozen=True)

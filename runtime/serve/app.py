@@ -51,7 +51,7 @@ class Limits:
 
     Attributes:
         parallel: pictures in progress at the same time.
-        waiting: pictures that may wait beside them.
+        waiting: pictures that may wait in addition.
         megabytes: of a request's body.
         megapixels: of an input.
         seconds: from a request's beginning to its result.
@@ -224,7 +224,7 @@ def create(upscaler: Upscaler, limits: Limits, token: str | None = None) -> Star
     Args:
         upscaler: the model.
         limits: what requests may cost.
-        token: that requests must bear; None on the loopback address alone.
+        token: that requests must carry; None on the loopback address alone.
     """
     service = Service(upscaler, limits)
     return Starlette(

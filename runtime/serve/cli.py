@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="holds what requests must bear; needed for addresses that other machines reach",
+        help="holds the token that requests must carry; needed where other machines reach the address",
     )
     _add_limits(parser.add_argument_group("limits"))
     add_model(parser.add_argument_group("model"))
@@ -124,7 +124,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=positive,
         default=16,
         metavar="N",
-        help="pictures that may wait beside them (default: %(default)s)",
+        help="further pictures that may wait (default: %(default)s)",
     )
     add(
         "--max-megabytes",
@@ -154,7 +154,7 @@ def _port(text: str) -> int:
 
 
 def _token(args: argparse.Namespace) -> str | None:
-    """The token that requests must bear.
+    """The token that requests must carry.
 
     Raises:
         JobError: there must be one, or it is too short.

@@ -56,7 +56,7 @@ class Desk:
     Args:
         parallel: pictures in progress at the same time: while one is decoded or encoded, the model
             has another.
-        waiting: most requests that may wait beside them.
+        waiting: most requests that may wait in addition.
 
     Attributes:
         inside: requests that wait or are in progress.

@@ -80,10 +80,10 @@ class Door:
     """Middleware that lets requests in or answers with a refusal.
 
     Args:
-        app: what is behind it.
+        app: what requests are passed on to.
         metrics: that count the answers.
         megabytes: that a body may have.
-        token: that requests must bear; without it, only those are let in that were sent to this
+        token: that requests must carry; without it, only those are let in that were sent to this
             machine under one of its own names, and not by another site's page.
     """
 

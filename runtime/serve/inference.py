@@ -168,7 +168,7 @@ def _inputs(request: dict[str, Any], tensors: memoryview) -> dict[str, np.ndarra
             f"{name} has {values.size} values, not those of {shape}",
         )
         found[name] = values.reshape(shape)
-    _expect(not len(tensors), f"{len(tensors)} bytes are left over behind the tensors")
+    _expect(not len(tensors), f"{len(tensors)} bytes are left over after the tensors")
     return found
 
 
