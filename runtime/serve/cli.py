@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="holds the token that requests must carry; needed where other machines reach the address",
+        help="holds the token that requests must carry; needed where other machines can connect",
     )
     _add_limits(parser.add_argument_group("limits"))
     add_model(parser.add_argument_group("model"))
