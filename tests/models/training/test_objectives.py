@@ -7,6 +7,8 @@ from lpnsr.models.training.config import STAGES, StageConfig
 from lpnsr.models.training.estimate import estimate
 from lpnsr.models.training.objectives import make_objective, start_from_zero, start_with_detail
 
+from .conftest import configured
+
 LR = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 HR = torch.nn.functional.interpolate(LR, scale_factor=4.0)
 
@@ -139,7 +141,7 @@ def test_what_the_denoiser_is_shown_of_the_original(toy, states, shown):
         assert (not torch.equal(*found)) == shown
 
 
-def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
+def test_the_estimate_counts_what_a_run_keeps(toy, tmp_path, capsys):
     settings = StageConfig(batch=2, crop=16, adversarial=0.0)
     found = estimate(toy, "noise_predictor", settings)
     kept: dict[int, torch.UntypedStorage] = {}
@@ -160,6 +162,6 @@ def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
     assert found.checkpointed < found.activations / 2
     assert found.trained == sum(p.numel() for p in chain.noise_predictor.parameters())
 
-    assert main(["estimate", "--config", str(write_config())]) == 0
+    assert main(["estimate", "--config", str(configured(tmp_path))]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == list(STAGES)
