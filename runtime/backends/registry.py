@@ -1,7 +1,8 @@
 """The table of inference engines: their names, what they can do, and where their code is.
 
-To add one, write a file in this folder with a class derived from `Backend` and the functions
-`create(name, options)` and `is_installed()`, import the engine only inside them, and add a line to
+To add one, write a file in this folder with a class derived from `session.Backend`, whose sessions
+derive from `host_pictures.HostSession` if the host is to cut and blend the tiles, and the functions
+`create(name, options)` and `is_installed()`; import the engine only inside them. Then add a line to
 `BACKENDS` and an extra to `pyproject.toml`.
 """
 
