@@ -70,7 +70,7 @@ _tiny_unet = partial(
 )
 _tiny_builders = {
     "pre_upsampler": partial(
-        SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)
+        SwinIR, SwinIRConfig(channels=48, depths=(2, 2), heads=3, features=24)
     ),
     "denoiser": partial(SwinUNet, _tiny_unet(51, 48, channels=48, swin_channels=48, skip=True)),
     "noise_predictor": partial(

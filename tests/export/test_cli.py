@@ -103,7 +103,7 @@ def test_single_files(run, quick, copied):
     assert all(torch.equal(found, expected) for found, expected in pairs)
 
 
-def test_force(run, quick, exported):
+def test_force(run, quick, exported, copied):
     arguments = ("--weights", quick.weights)
     code, _, err = run(*arguments)
     assert (code, err) == (
