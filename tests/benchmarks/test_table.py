@@ -56,7 +56,7 @@ def test_quick_has_every_method_and_every_cause(
     assert cli.main(["quick", "--runs", "2", "--compile", *options]) == 0
     printed = capsys.readouterr().out
     kept = json.loads(files["json"].read_text())
-    assert printed == pages.whole(kept) + "\n" == files["markdown"].read_text()
+    assert printed == pages.whole(kept) + "\n" == files["markdown"].read_text(encoding="utf-8")
     with Image.open(files["plot"]) as image:
         assert image.text[plots.DIGEST] == plots.digest(kept)
 
