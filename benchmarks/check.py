@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import folder, machine, report, samples
+from lpnsr.benchmarks import folder, machine, samples
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER
 from lpnsr.benchmarks.timing import Row, reason, seconds, spread, time_in_turns
 from lpnsr.export.check.parity import verify_bundle
@@ -27,8 +28,8 @@ from lpnsr.export.check.sentences import sentence
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.cli import add_downloads
 from lpnsr.export.engines import building, command
+from lpnsr.export.obtaining import obtain
 from lpnsr.export.pack import pack
-from lpnsr.export.weights import obtain
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import PRECISIONS
@@ -113,7 +114,7 @@ def describe(kept: dict) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory, GB']} GB; GPU: "
         f"{about['GPU'] or 'none'}; {about['system']}, Python {about['python']}; {versions}.",
         f"Exported in {asked['precision']} for tiles of {'x'.join(map(str, asked['tile']))}, from",
-        report.table(
+        table(
             ["checkpoint", "SHA-256"],
             [[f"`{name}`", f"`{digest}`"] for name, digest in kept["weights"].items()],
         ),
@@ -146,7 +147,7 @@ def describe(kept: dict) -> str:
             f"## {len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels",
             f"From file to file, in turns, each timed {asked['runs']} times; the export took "
             f"{kept['export']} s.",
-            report.table(header, lines),
+            table(header, lines),
             *(["Not possible here:", "\n".join(absent)] if absent else []),
         ]
     )

@@ -15,12 +15,12 @@ import psutil
 
 from lpnsr.runtime import backends, planes
 from lpnsr.runtime.backends import host_pictures, pool
-from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.base import NotFiniteError, Task
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs
-from lpnsr.runtime.planes import Model, Progress
+from lpnsr.runtime.planes import Progress, RgbModel
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.layout import TileLayout, choose
 
@@ -221,7 +221,7 @@ class Upscaler:
         most = self.bundle.manifest.scale
         if scale is not None and not 1 <= scale <= most:
             raise ValueError(f"scale {scale} is not from 1 to {most}")
-        model = Model(
+        model = RgbModel(
             partial(self.bands, seed=seed, deterministic=deterministic, color_fix=color_fix), most
         )
 
@@ -236,7 +236,7 @@ class Upscaler:
         return upscale(picture)
 
     def _upscale(
-        self, model: Model, picture: Any, scale: float | None, progress: Progress | None
+        self, model: RgbModel, picture: Any, scale: float | None, progress: Progress | None
     ) -> Any:
         given = inputs.convert(picture)
         size = planes.scaled(given.pixels.shape[:2], scale or model.scale)

@@ -1,5 +1,6 @@
 """The README's examples run, and its figures are those that the scripts print."""
 
+import ast
 import re
 import shlex
 import sys
@@ -18,6 +19,11 @@ from lpnsr.runtime.serve import cli as serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    file
+    for folder in ("", "benchmarks", "export", "models", "runtime", "tests")
+    for file in sorted((ROOT / folder).glob("**/README.md" if folder else "README.md"))
+]
 
 
 def block(language, contains):
@@ -60,6 +66,34 @@ def test_the_runtimes_examples_run(tmp_path, monkeypatch):
     assert names["large"].shape == (3, 192, 256) and names["large"].min() >= 0
     assert names["large"].max() <= 1 and str(names["large"].dtype) == "torch.float32"
     assert [type(each) for each in names["several"]] == [np.ndarray, Image.Image]
+
+
+def test_it_is_short():
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_it_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "//" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_messages_in_troubleshooting_are_said():
+    said = "\n".join(
+        node.value
+        for folder in ("export", "runtime")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    text = (ROOT / "runtime/README.md").read_text(encoding="utf-8")
+    table = rows(text.split("## Troubleshooting\n")[1])[2:]
+    assert len(table) >= 10
+    for cell, *_ in table:
+        quoted = re.findall(r"`(.+?)`", cell)
+        assert quoted
+        for part in (part.strip() for message in quoted for part in message.split("…")):
+            assert part in said, part
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from lpnsr.kernels import cuda
 from lpnsr.runtime.backends import engine_files
 from lpnsr.runtime.backends.base import (
     ADVICE,
-    Backend,
     BackendError,
     NotFiniteError,
     PrecisionError,
@@ -26,8 +25,8 @@ from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
-from lpnsr.runtime.backends.registry import BACKENDS, Options
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.registry import BACKENDS, EngineOptions
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.home import compiled_folder
 from lpnsr.runtime.manifest import BundleError, Engine, Graph, Manifest
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from cuda.core import Device
 
 
-def create(name: str, options: Options) -> TensorRt:
+def create(name: str, options: EngineOptions) -> TensorRt:
     """See `lpnsr.runtime.backends.registry`."""
     return TensorRt(name, device=options.device)
 

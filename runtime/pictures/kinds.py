@@ -85,7 +85,7 @@ UNSURE = tuple(suffix for suffix in PICTURES if suffix not in _SUFFIXES)
 
 
 def unread(path: Path) -> str | None:
-    """Why a picture is not read here; None for one that is, and for what is no picture at all.
+    """Why a picture is not read here; None for one that is, and for what is not a picture at all.
 
     Raises:
         OSError: the file cannot be read.

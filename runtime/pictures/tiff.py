@@ -1,8 +1,8 @@
 """TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
 
 With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
-alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
-white as zero, and in planes extra channels and alpha multiplied into the colors. Floating-point
+alpha multiplied into the colours, and extra channels; with 8 bits, grey with alpha in planes or with
+white as zero, and in planes extra channels and alpha multiplied into the colours. Floating-point
 samples, big-endian BigTIFF and files over 4 GB are read here whatever their layout.
 """
 
@@ -53,7 +53,7 @@ _BIG_ENDIAN_BIGTIFF = b"MM\0+"
 """What such a file begins with; Pillow does not know it."""
 
 _EXTRA = 2
-"""Most channels besides the colors."""
+"""Most channels besides the colours."""
 
 _SEGMENT = 2**26
 """Bytes that a strip or tile of any picture may have."""
@@ -65,7 +65,7 @@ class UnsupportedTiff(Exception):
 
 @dataclass(frozen=True)
 class Scan:
-    """The first page of an open TIFF file; tells of itself by the names that Pillow's images use.
+    """The first page of an open TIFF file; described by the names that Pillow's images use.
 
     Attributes:
         page: as tifffile sees it.
@@ -89,7 +89,7 @@ class Scan:
 
     @property
     def channels(self) -> int:
-        """Of the colors and alpha."""
+        """Of the colours and alpha."""
         return self.colors + (self._alpha is not None)
 
     @property
@@ -104,7 +104,7 @@ class Scan:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Color profile and XMP as far as the file has them."""
+        """Colour profile and XMP, where the file has them."""
         names = {"icc_profile": ExifTags.Base.InterColorProfile, "xmp": ExifTags.Base.XMLPacket}
         values = {name: self.page.tags.valueof(tag) for name, tag in names.items()}
         return {name: value for name, value in values.items() if isinstance(value, bytes)}
@@ -124,7 +124,7 @@ class Scan:
         """Decode the page.
 
         Returns:
-            uint8 or uint16 (H, W, channels); alpha is not multiplied into the colors.
+            uint8 or uint16 (H, W, channels); alpha is not multiplied into the colours.
 
         Raises:
             UnsupportedTiff: the compression is not read, or samples are not from 0 to 1.
@@ -158,7 +158,7 @@ class Scan:
 
     @property
     def _alpha(self) -> EXTRASAMPLE | None:
-        """How the first channel behind the colors holds transparency, if it does."""
+        """How the first channel after the colours holds transparency, if it does."""
         first = self.page.extrasamples[:1]
         kinds = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
         return EXTRASAMPLE(first[0]) if first and first[0] in kinds else None

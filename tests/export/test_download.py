@@ -1,6 +1,7 @@
 """`lpnsr-export --download`: weights by name, and a bundle that is found by name."""
 
 import pytest
+import torch
 from hub import REPOSITORY, serve
 
 from lpnsr.export import cli
@@ -22,7 +23,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hub(quick, home, monkeypatch):
+def hub(quick, copied, home, monkeypatch):
     """Has the micro model's checkpoints; two of them are on the hub, two in a release."""
     with serve() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
@@ -45,7 +46,7 @@ def run(capfd):
     return run
 
 
-def test_a_preset_by_name(hub, home, run):
+def test_a_preset_by_name(hub, home, run, quick, copied):
     code, out, err = run("--accept-licences")
     assert code == 0
     assert err == [
@@ -58,6 +59,9 @@ def test_a_preset_by_name(hub, home, run):
     ]
     assert out[0].startswith(f"{home / 'bundles' / 'micro'}: ")
     assert Bundle.open("micro").path == home / "bundles" / "micro"
+    (chain,) = copied
+    pairs = zip(chain.parameters(), quick.chain.parameters(), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
     del hub.asked[:]
     code, _, err = run("-o", "again")
     assert (code, err, hub.asked) == (0, [], [])

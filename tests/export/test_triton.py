@@ -212,7 +212,7 @@ def test_the_command_puts_a_bundle_into_a_repository(bundle, tmp_path, capsys):
 
 def test_nothing_else_is_replaced(bundle, tmp_path):
     (tmp_path / "toy").mkdir()
-    with pytest.raises(BundleError, match="is no model of Triton's"):
+    with pytest.raises(BundleError, match="is not a Triton model"):
         repository.write(Bundle.open(bundle), tmp_path, force=True)
 
 

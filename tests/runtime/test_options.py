@@ -71,6 +71,7 @@ def test_the_size_may_be_told_in_pixels(tmp_path, run, options, name, expected):
     [
         (["--size", "75"], "'75' is not a size such as 1920x1080"),
         (["--size", "75x60", "--width", "75"], "--size: not allowed with --width and --height"),
+        (["--size", "٦٤x٤٦"], "'٦٤x٤٦' is not a size"),
         (["--width", "0"], "'0' is not a whole number, 1 or more"),
     ],
 )

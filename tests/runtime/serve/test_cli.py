@@ -49,6 +49,14 @@ def test_what_prevents_the_start(capfd, tmp_path, bundle):
         assert "in use" in refused(capfd, "--port", port, "--model", str(bundle))
 
 
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_ports_that_there_are_not(capfd, port):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--port", port])
+    assert stop.value.code == 2
+    assert f"'{port}' is not a whole number, 0 to 65535" in capfd.readouterr().err
+
+
 def test_without_its_packages_it_names_the_extra(tmp_path):
     Path(tmp_path, "starlette.py").write_text("raise ImportError('absent', name='starlette')")
     run = subprocess.run(
