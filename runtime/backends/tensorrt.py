@@ -25,8 +25,9 @@ from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.registry import BACKENDS, EngineOptions
-from lpnsr.runtime.backends.session import Backend, Session
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.home import compiled_folder
 from lpnsr.runtime.manifest import BundleError, Engine, Graph, Manifest
@@ -152,7 +153,7 @@ class TensorRt(Backend):
             )
 
 
-class TensorRtSession(Session):
+class TensorRtSession(HostSession):
     """A graph's engines on the GPU.
 
     Batches and pictures of several threads take turns: work is queued under a lock, and the stream

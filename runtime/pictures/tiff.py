@@ -1,9 +1,9 @@
 """TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
 
 With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
-alpha multiplied into the colours, and extra channels; with 8 bits, grey with alpha in planes or with
-white as zero, and in planes extra channels and alpha multiplied into the colours. Floating-point
-samples, big-endian BigTIFF and files over 4 GB are read here whatever their layout.
+alpha multiplied into the colours, and extra channels; with 8 bits, grey with alpha in planes or
+with white as zero, and in planes extra channels and alpha multiplied into the colours.
+Floating-point samples, big-endian BigTIFF and files over 4 GB are read here whatever their layout.
 """
 
 from __future__ import annotations
