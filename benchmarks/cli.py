@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except ImportError as error:  # of what only measuring needs
         _refuse(args.command, error, parser)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"lpnsr-bench {args.command}: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, MemoryError, OSError) as error:
+        why = str(error) or "memory has run out"
+        print(f"lpnsr-bench {args.command}: {why}", file=sys.stderr)
         return 2
 
 

@@ -18,7 +18,7 @@ import torch
 
 from lpnsr.benchmarks import count, process, weights
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
-from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
+from lpnsr.benchmarks.timing import Row, Run, Timer, seconds
 from lpnsr.benchmarks.workloads import Model, Workload
 from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.pack import pack
@@ -47,6 +47,7 @@ class Result:
             peak of host and device memory in bytes.
         missing: method -> why it is not there.
         parity: precision -> what the export measured.
+        in_turns: whether methods took turns; else each ran alone, one after the other.
     """
 
     label: str
@@ -60,6 +61,7 @@ class Result:
     starts: dict[str, dict[str, float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     parity: dict[str, dict[str, float]] = field(default_factory=dict)
+    in_turns: bool = True
 
     @classmethod
     def from_json(cls, fields: dict) -> Result:
@@ -73,12 +75,14 @@ class Options:
 
     Attributes:
         runs: timed rounds at least, after one to warm up.
-        settled: largest spread of the times to stop at, see `time_in_turns`.
+        settled: largest spread of the times to stop at, see `Timer`.
         weights: folder with official checkpoints.
         bundles: folder in which exported bundles are kept, and found again.
         bundle: one that is there, whose first graph has the workload's shape.
         starts: also measures starts in processes of their own.
         compiles: also measures `torch.compile`, which takes minutes to compile.
+        alone: methods run one after the other instead of in turns, so that memory holds one engine
+            at a time.
     """
 
     runs: int = 5
@@ -88,6 +92,7 @@ class Options:
     bundle: Path | None = None
     starts: bool = True
     compiles: bool = False
+    alone: bool = False
 
 
 def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
@@ -135,18 +140,25 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         values = random_input(preset, *shape, seed=0)
         lr, noise = tensors(values)
         inputs = lr.numpy(), noise.numpy()
-        methods = Methods()
+        row = Row(model.label, 0)
+        timer = Timer(row, options.runs, options.settled)
+
+        def alone(name: str, run: Run) -> None:
+            _say(f"{model.label}: {name}")
+            timer.time({name: run})
+
+        methods = Methods(use=alone if options.alone else None)
         with _cache(folder / "cache"):
             methods.add_eager(chain, *inputs, options.compiles)
             methods.add_engines(bundle, *inputs, mixed, traced)
-        _say(f"{model.label}: {', '.join(methods.runs)} in turns")
-        row = Row(model.label, 0)
-        time_in_turns(row, methods.runs, options.runs, options.settled)
-        file = bundle.graph_path(bundle.manifest.graphs[0])
-        graph_macs, constants = count.graph(file)
+        if methods.runs:
+            _say(f"{model.label}: {', '.join(methods.runs)} in turns")
+            timer.time(methods.runs)
+        graph = bundle.graph_path(bundle.manifest.graphs[0])
+        graph_macs, constants = count.graph(graph)
         for name, (_, engine, _) in methods.engines.items():
             if name in row.seconds and engine in BACKENDS and BACKENDS[engine].frugal:
-                row.made[name], _ = count.graph(file, winograd=True)
+                row.made[name], _ = count.graph(graph, winograd=True)
         chain.cpu()
         row.macs = count.eager(lambda: chain(lr, noise))
         result = Result(
@@ -160,27 +172,27 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             export=export,
             missing=methods.missing | row.failed,
             parity=bundle.manifest.graphs[0].parity,
+            in_turns=not options.alone,
         )
         if options.starts:
             engines = {
                 name: methods.engines[name] for name in row.seconds if name in methods.engines
             }
-            del methods, traced
-            result.starts = _starts(chain, engines, workload, folder)
+            file = folder / "chain.pt"
+            torch.save(chain, file)
+            del chain, methods, traced  # so that each process has the memory for itself
+            result.starts = _starts(file, engines, workload, folder)
     return result
 
 
 def _starts(
-    chain: Chain,
+    chain: Path,
     engines: dict[str, tuple[Path, str, str]],
     workload: Workload,
     folder: Path,
 ) -> dict[str, dict[str, float | None]]:
     """First and second starts, one process at a time."""
-    file = folder / "chain.pt"
-    torch.save(chain, file)
-    del chain
-    tasks = {EAGER: (file, "torch", "fp32"), **engines}
+    tasks = {EAGER: (chain, "torch", "fp32"), **engines}
     return {
         name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
     }
