@@ -16,6 +16,7 @@ COMMANDS = {
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "serve": "pictures per second and latency of the server, against those of lpnsr-run",
     "bulk": "what shards and Ray cost over lpnsr-run, or what planning millions of paths takes",
+    "training": "seconds and memory of a training iteration, beside UPSR's table 3",
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
     "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
