@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import os
@@ -133,7 +132,7 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
 
         @functools.cache
         def mixed(topology: str) -> Bundle:
-            here = copy.deepcopy(chain).cpu()  # eager PyTorch has the chain on the GPU
+            here, _ = build_chain(preset, options.weights)  # the first is on the GPU, or gone
             target = kept / f"{key}_mixed_{topology}"
             return _exported(here, preset, shape, target, "mixed", topology)[0]
 
@@ -150,6 +149,12 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         methods = Methods(use=alone if options.alone else None)
         with _cache(folder / "cache"):
             methods.add_eager(chain, *inputs, options.compiles)
+            device = next(chain.parameters()).device
+            row.macs = count.eager(functools.partial(chain, lr.to(device), noise.to(device)))
+            parameters = sum(parameter.numel() for parameter in chain.parameters())
+            if options.starts:
+                torch.save(chain, folder / "chain.pt")
+            del chain  # methods that take turns hold it, those that run alone need its memory
             methods.add_engines(bundle, *inputs, mixed, traced)
         if methods.runs:
             _say(f"{model.label}: {', '.join(methods.runs)} in turns")
@@ -159,12 +164,10 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
         for name, (_, engine, _) in methods.engines.items():
             if name in row.seconds and engine in BACKENDS and BACKENDS[engine].frugal:
                 row.made[name], _ = count.graph(graph, winograd=True)
-        chain.cpu()
-        row.macs = count.eager(lambda: chain(lr, noise))
         result = Result(
             label=model.label,
             weights=origin,
-            parameters=sum(parameter.numel() for parameter in chain.parameters()),
+            parameters=parameters,
             constants=constants,
             graph_macs=graph_macs,
             row=row,
@@ -178,21 +181,16 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             engines = {
                 name: methods.engines[name] for name in row.seconds if name in methods.engines
             }
-            file = folder / "chain.pt"
-            torch.save(chain, file)
-            del chain, methods, traced  # so that each process has the memory for itself
-            result.starts = _starts(file, engines, workload, folder)
+            del methods  # so that each process has the memory for itself
+            result.starts = _starts(engines, workload, folder)
     return result
 
 
 def _starts(
-    chain: Path,
-    engines: dict[str, tuple[Path, str, str]],
-    workload: Workload,
-    folder: Path,
+    engines: dict[str, tuple[Path, str, str]], workload: Workload, folder: Path
 ) -> dict[str, dict[str, float | None]]:
     """First and second starts, one process at a time."""
-    tasks = {EAGER: (chain, "torch", "fp32"), **engines}
+    tasks = {EAGER: (folder / "chain.pt", "torch", "fp32"), **engines}
     return {
         name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
     }

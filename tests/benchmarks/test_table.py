@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dm_sr import PRESET as MICRO_DMSR
 from PIL import Image
 
 from lpnsr.benchmarks import cli, machine, methods, plots, process, report, table, workloads
@@ -226,6 +227,34 @@ def test_published_figures_stand_in_a_column_of_their_own(
     # A second run finds the bundles.
     assert cli.main(["table", workload.name, *options]) == 0
     assert "exporting" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_of_dm_sr_in_miniature(quickly, monkeypatch, tmp_path, capsys):
+    """Real-ESRGAN as it is; one engine at a time, as the full size wants it."""
+    monkeypatch.setitem(PRESETS, "dmsr", replace(MICRO_DMSR, name="dmsr"))
+    file = tmp_path / "kept.json"
+    options = ["--size", "16", "--runs", "1", "--no-starts", "--one-by-one", "--json", str(file)]
+    models = ["RealESRGAN", "DM-SR-1", "DM-SR-2", "DM-SR-1, timestep 250"]
+    assert cli.main(["table", "dmsr-table2", "--models", *models, *options]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads(file.read_text())["results"]
+    assert [result["label"] for result in results] == models
+    for result in results:
+        psnr = result["row"]["psnr"]
+        assert {EAGER, EAGER + AUTHORS} | {f"{engine} fp32" for engine in ENGINES} <= psnr.keys()
+        assert min(value for name, value in psnr.items() if " fp32" in name) > 80
+        assert result["row"]["macs"] > 0 and result["parity"]["fp32"]["x0_relative_l2"] < 1e-4
+    speeds = rows(printed, "model")[0]
+    for model, published in (
+        ("RealESRGAN", "0.065 s, 16.70 M trained"),
+        ("DM-SR-1", "0.092 s, 34.16 M trained, LIQE 4.652 on RealSet80"),
+        ("DM-SR-2", "LIQE 4.799 on RealSet80, table 4"),
+        ("DM-SR-1, timestep 250", "LIQE 4.471 on RealSet80, table 3"),
+    ):
+        assert speeds[model, EAGER + AUTHORS][-1] == published
+    assert speeds["InvSR-1", "-"][-1] == "0.117 s, 33.84 M trained"
+    assert "1 rounds, one method after the other" in printed
 
 
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
