@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from lpnsr.benchmarks import folder, machine, report, samples
+from lpnsr.benchmarks.measure import own_cache
 from lpnsr.benchmarks.methods import EAGER, Methods
 from lpnsr.benchmarks.timing import Row, Run, Timer, reason, seconds, spread
 from lpnsr.export.check.parity import verify_bundle
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             kept["engines"] = _build_engines(target)
             chain, bundle = load_chain(preset, files), Bundle.open(target)
-            kept |= _upscale(chain, bundle, pictures, there / "out", args.runs)
+            with own_cache(there / "cache"):
+                kept |= _upscale(chain, bundle, pictures, there / "out", args.runs)
     text = describe(kept)
     print(text)
     figures.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

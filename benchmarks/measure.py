@@ -147,7 +147,7 @@ def measure(model: Model, workload: Workload, options: Options) -> Result:
             timer.time({name: run})
 
         methods = Methods(use=alone if options.alone else None)
-        with _cache(folder / "cache"):
+        with own_cache(folder / "cache"):
             methods.add_eager(chain, *inputs, options.compiles)
             device = next(chain.parameters()).device
             row.macs = count.eager(functools.partial(chain, lr.to(device), noise.to(device)))
@@ -215,8 +215,8 @@ def _exported(
 
 
 @contextmanager
-def _cache(folder: Path) -> Iterator[None]:
-    """Engines find nothing compiled before, so that building is measured whole."""
+def own_cache(folder: Path) -> Iterator[None]:
+    """Engines find nothing compiled before, and leave nothing in the user's cache."""
     before = {name: os.environ.get(name) for name in process.CACHES}
     os.environ.update(dict.fromkeys(process.CACHES, str(folder)))
     try:

@@ -65,7 +65,9 @@ def test_the_page_of_a_bundle(run, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "pack", lambda *rest, **_: shutil.copytree(BUILTIN, rest[3]))
     monkeypatch.setattr(check, "verify_bundle", lambda bundle, *_: bundle)
     monkeypatch.setattr(check, "PICTURES", 2)
+    monkeypatch.setenv("LPNSR_HOME", str(tmp_path / "home"))
     assert run("--preset", "lpnsr-tiny") == 0
+    assert not (tmp_path / "home").exists(), "what was compiled is of no use to anybody"
     kept = json.loads((tmp_path / "page.json").read_text())
     page = (tmp_path / "page.md").read_text()
     assert page == check.describe(kept) + "\n"
