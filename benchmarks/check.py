@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError, DownloadError: a checkpoint is missing or cannot be had.
-        SampleError: there are no pictures.
+        SampleError, ImageError: there are no pictures, or one cannot be read.
     """
     preset = get_preset(args.preset)
     page, figures = (args.output.with_name(args.output.name + end) for end in (".md", ".json"))
@@ -179,7 +179,10 @@ def describe(kept: dict) -> str:
 def _pictures(photos: Path | None, there: Path) -> list[Path]:
     """Eight of these, or drawings."""
     if photos:
-        return [sample.file for sample in samples.find([photos])[:PICTURES]]
+        chosen = [sample.file for sample in samples.find([photos])[:PICTURES]]
+        for file in chosen:
+            images.probe(file)
+        return chosen
     write_drawings(there / "drawn", PICTURES, None, seed=0)
     drawn = sorted((there / "drawn").iterdir())
     for file in drawn:

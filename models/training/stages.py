@@ -240,7 +240,9 @@ def _latents(
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
     """The latents y and x_0, what the denoiser sees beside a state, and the noise's weight."""
     y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
-    with torch.autocast(lr.device.type, enabled=False):  # an auxiliary network sorts tokens
+    # An auxiliary network sorts tokens, which wants float32. Shapes alone know no autocast.
+    device = lr.device.type if lr.device.type != "meta" else "cpu"
+    with torch.autocast(device, enabled=False):
         return y, x0, *chain.condition(lr, y)
 
 
