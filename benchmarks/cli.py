@@ -16,6 +16,7 @@ COMMANDS = {
     "folder": "seconds per output megapixel of a folder of pictures, files included",
     "serve": "pictures per second and latency of the server, against those of lpnsr-run",
     "bulk": "what shards and Ray cost over lpnsr-run, or what planning millions of paths takes",
+    "training": "seconds and memory of a training iteration, beside UPSR's table 3",
     "scaling": "time and memory against picture size and batch, with fitted exponents",
     "quality": "PSNR, SSIM and perceptual metrics of models beside bicubic interpolation",
     "patches": "flat areas, ramps, lettering and greys, which should come out as they are",
@@ -52,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except ImportError as error:  # of what only measuring needs
         _refuse(args.command, error, parser)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"lpnsr-bench {args.command}: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, MemoryError, OSError) as error:
+        why = str(error) or "memory has run out"
+        print(f"lpnsr-bench {args.command}: {why}", file=sys.stderr)
         return 2
 
 

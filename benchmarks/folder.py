@@ -24,7 +24,15 @@ from PIL import Image
 from lpnsr.benchmarks import authors, machine, pages, small
 from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
-from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, Methods, label, precisions
+from lpnsr.benchmarks.methods import (
+    AUTHORS,
+    CALLS,
+    EAGER,
+    Methods,
+    compute_exactly,
+    label,
+    precisions,
+)
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
@@ -113,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         jobs = plan([args.folder], Path(name)).jobs
         sizes = [images.probe(job.source).size for job in jobs]
-        methods = ways(chain, bundle, jobs)
+        methods = Methods()
+        add_ours(methods, chain, bundle, jobs)
+        add_theirs(methods, chain, bundle, jobs)
         about = machine.environment()
         row = time_in_turns(Row(args.folder.name, 0), methods.runs, args.runs)
     kept = {
@@ -132,31 +142,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def ways(chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> Methods:
-    """The authors' procedure, ours in eager PyTorch with their calls and without, and engines."""
-
-    def ours(backend: Backend) -> Run:
-        upscaler = Upscaler(Description(bundle.path), backend)
-        return lambda: _pipeline(upscaler, jobs)
+def add_ours(methods: Methods, chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> None:
+    """What `lpnsr-run` does, in eager PyTorch and in every engine."""
+    compute_exactly()
 
     def engine(name: str, precision: str) -> Run:
         upscaler = Upscaler.from_bundle(bundle.path, backend=name, precision=precision)
+        return partial(_pipeline, upscaler, jobs)
 
-        def call() -> np.ndarray:
-            return _pipeline(upscaler, jobs)
-
-        call()  # a backend that cannot load its graph says so here
-        return call
-
-    methods = Methods()
-    methods.add(EAGER, lambda: ours(EagerBackend(chain, chain)))
-    calls = EagerBackend(chain, partial(authors.sample, chain))
-    methods.add(EAGER + CALLS, lambda: ours(calls))
-    methods.add(EAGER + AUTHORS, lambda: lambda: _authors(chain, jobs))
+    methods.add(EAGER, lambda: _eager(chain, chain, bundle, jobs))
     for name in BACKENDS:
         for precision, computed in precisions(name, bundle):
             methods.add(f"{label(name)} {computed}", partial(engine, name, precision))
-    return methods
+
+
+def add_theirs(methods: Methods, chain: Chain, bundle: Bundle, jobs: Sequence[Job]) -> None:
+    """The authors' procedure in eager PyTorch, and ours with their calls."""
+    calls = partial(authors.sample, chain)
+    methods.add(EAGER + CALLS, lambda: _eager(chain, calls, bundle, jobs))
+    methods.add(EAGER + AUTHORS, lambda: partial(_authors, chain, jobs))
 
 
 def describe(kept: dict, main: bool = False) -> str:
@@ -196,6 +200,12 @@ def describe(kept: dict, main: bool = False) -> str:
 
 def _device(chain: Chain) -> torch.device:
     return next(chain.parameters()).device
+
+
+def _eager(
+    chain: Chain, call: Callable[..., torch.Tensor], bundle: Bundle, jobs: Sequence[Job]
+) -> Run:
+    return partial(_pipeline, Upscaler(Description(bundle.path), EagerBackend(chain, call)), jobs)
 
 
 def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:

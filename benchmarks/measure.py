@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import os
@@ -18,7 +17,7 @@ import torch
 
 from lpnsr.benchmarks import count, deterministic, isolated
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
-from lpnsr.benchmarks.timing import Row, seconds, time_in_turns
+from lpnsr.benchmarks.timing import Row, Run, Timer, seconds
 from lpnsr.benchmarks.workloads import Model, Workload
 from lpnsr.export.check.verify import random_input, tensors
 from lpnsr.export.pack import pack
@@ -47,6 +46,7 @@ class Result:
             peak of host and device memory in bytes.
         missing: method -> why it is not there.
         parity: precision -> what the export measured.
+        in_turns: whether methods took turns; else each ran alone, one after the other.
     """
 
     label: str
@@ -60,6 +60,7 @@ class Result:
     starts: dict[str, dict[str, float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     parity: dict[str, dict[str, float]] = field(default_factory=dict)
+    in_turns: bool = True
 
     @classmethod
     def from_json(cls, fields: dict) -> Result:
@@ -73,12 +74,14 @@ class MeasureOptions:
 
     Attributes:
         runs: timed rounds at least, after one to warm up.
-        settled: largest spread of the times to stop at, see `time_in_turns`.
+        settled: largest spread of the times to stop at, see `Timer`.
         weights: folder with official checkpoints.
         bundles: folder in which exported bundles are kept, and found again.
         bundle: one that is there, whose first graph has the workload's shape.
         starts: also measures starts in processes of their own.
         compiles: also measures `torch.compile`, which takes minutes to compile.
+        alone: methods run one after the other instead of in turns, so that memory holds one engine
+            at a time.
     """
 
     runs: int = 5
@@ -88,6 +91,7 @@ class MeasureOptions:
     bundle: Path | None = None
     starts: bool = True
     compiles: bool = False
+    alone: bool = False
 
 
 def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
@@ -128,31 +132,42 @@ def measure(model: Model, workload: Workload, options: MeasureOptions) -> Result
 
         @functools.cache
         def mixed(topology: str) -> Bundle:
-            here = copy.deepcopy(chain).cpu()  # eager PyTorch has the chain on the GPU
+            here, _ = build_chain(preset, options.weights)  # the first is on the GPU, or gone
             target = kept / f"{key}_mixed_{topology}"
             return _exported(here, preset, shape, target, "mixed", topology)[0]
 
         values = random_input(preset, *shape, seed=0)
         lr, noise = tensors(values)
         inputs = lr.numpy(), noise.numpy()
-        methods = Methods()
-        with _cache(folder / "cache"):
-            methods.add_eager(chain, *inputs, options.compiles)
-            methods.add_engines(bundle, *inputs, mixed, traced)
-        _say(f"{model.label}: {', '.join(methods.runs)} in turns")
         row = Row(model.label, 0)
-        time_in_turns(row, methods.runs, options.runs, options.settled)
-        file = bundle.graph_path(bundle.manifest.graphs[0])
-        graph_macs, constants = count.graph(file)
+        timer = Timer(row, options.runs, options.settled)
+
+        def alone(name: str, run: Run) -> None:
+            _say(f"{model.label}: {name}")
+            timer.time({name: run})
+
+        methods = Methods(use=alone if options.alone else None)
+        with own_cache(folder / "cache"):
+            methods.add_eager(chain, *inputs, options.compiles)
+            device = next(chain.parameters()).device
+            row.macs = count.eager(functools.partial(chain, lr.to(device), noise.to(device)))
+            parameters = sum(parameter.numel() for parameter in chain.parameters())
+            if options.starts:
+                torch.save(chain, folder / "chain.pt")
+            del chain  # methods that take turns hold it, those that run alone need its memory
+            methods.add_engines(bundle, *inputs, mixed, traced)
+        if methods.runs:
+            _say(f"{model.label}: {', '.join(methods.runs)} in turns")
+            timer.time(methods.runs)
+        graph = bundle.graph_path(bundle.manifest.graphs[0])
+        graph_macs, constants = count.graph(graph)
         for name, (_, engine, _) in methods.engines.items():
             if name in row.seconds and engine in BACKENDS and BACKENDS[engine].frugal:
-                row.made[name], _ = count.graph(file, winograd=True)
-        chain.cpu()
-        row.macs = count.eager(lambda: chain(lr, noise))
+                row.made[name], _ = count.graph(graph, winograd=True)
         result = Result(
             label=model.label,
             weights=origin,
-            parameters=sum(parameter.numel() for parameter in chain.parameters()),
+            parameters=parameters,
             constants=constants,
             graph_macs=graph_macs,
             row=row,
@@ -160,27 +175,22 @@ def measure(model: Model, workload: Workload, options: MeasureOptions) -> Result
             export=export,
             missing=methods.missing | row.failed,
             parity=bundle.manifest.graphs[0].parity,
+            in_turns=not options.alone,
         )
         if options.starts:
             engines = {
                 name: methods.engines[name] for name in row.seconds if name in methods.engines
             }
-            del methods, traced
-            result.starts = _starts(chain, engines, workload, folder)
+            del methods  # so that each process has the memory for itself
+            result.starts = _starts(engines, workload, folder)
     return result
 
 
 def _starts(
-    chain: Chain,
-    engines: dict[str, tuple[Path, str, str]],
-    workload: Workload,
-    folder: Path,
+    engines: dict[str, tuple[Path, str, str]], workload: Workload, folder: Path
 ) -> dict[str, dict[str, float | None]]:
     """First and second starts, one process at a time."""
-    file = folder / "chain.pt"
-    torch.save(chain, file)
-    del chain
-    tasks = {EAGER: (file, "torch", "fp32"), **engines}
+    tasks = {EAGER: (folder / "chain.pt", "torch", "fp32"), **engines}
     return {
         name: isolated.twice(*task, workload.size, folder / "starts")
         for name, task in tasks.items()
@@ -206,8 +216,8 @@ def _exported(
 
 
 @contextmanager
-def _cache(folder: Path) -> Iterator[None]:
-    """Engines find nothing compiled before, so that building is measured whole."""
+def own_cache(folder: Path) -> Iterator[None]:
+    """Engines find nothing compiled before, and leave nothing in the user's cache."""
     before = {name: os.environ.get(name) for name in isolated.CACHES}
     os.environ.update(dict.fromkeys(isolated.CACHES, str(folder)))
     try:

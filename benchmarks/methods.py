@@ -42,27 +42,35 @@ class Methods:
         build: method -> seconds to make it ready: load, compile.
         missing: method -> why it is not there.
         engines: method -> bundle, backend and precision, where it is a backend of the runtime.
+        use: what is done with each method as soon as it is ready, after which it is given up, so
+            that memory holds one at a time; by default they are kept in `runs`.
     """
 
     runs: dict[str, Run] = field(default_factory=dict)
     build: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     engines: dict[str, tuple[Path, str, str]] = field(default_factory=dict)
+    use: Callable[[str, Run], None] | None = None
 
     def add(self, name: str, make: Callable[[], Run]) -> None:
         """Make a method ready, or note why it cannot be."""
         start = time.perf_counter()
         try:
-            self.runs[name] = make()
+            run = make()
         except (RuntimeError, MemoryError) as error:
             self.missing[name] = reason(error)
+            return
+        self.build[name] = round(time.perf_counter() - start, 1)
+        if self.use:
+            self.use(name, run)
         else:
-            self.build[name] = round(time.perf_counter() - start, 1)
+            self.runs[name] = run
 
     def add_eager(
         self, chain: Chain, lr: np.ndarray, noise: np.ndarray, compiles: bool = True
     ) -> None:
         """PyTorch: as it is, in the authors' procedure and, if it `compiles`, `torch.compile`."""
+        compute_exactly()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         chain = chain.to(device)
         inputs = [torch.from_numpy(array).to(device) for array in (lr, noise)]
@@ -108,7 +116,7 @@ class Methods:
             for precision, computed in precisions(engine, bundle):
                 self._add_engine(computed, bundle, engine, precision, lr, noise)
             fp32 = f"{label(engine)} fp32"
-            if traced and fp32 in self.runs:
+            if traced and fp32 in self.build:
                 self.add(fp32 + TRACED, partial(_loaded, traced, engine, "fp32", lr, noise))
         for engine in ON_GPU:
             single, narrow = (f"{label(engine)} {computed}" for computed in ("fp32", "mixed"))
@@ -146,7 +154,12 @@ class Methods:
         name = f"{label(engine)} {computed}"
         self.engines[name] = bundle.path, engine, precision
         self.add(name, partial(_loaded, bundle, engine, precision, lr, noise))
-        return name in self.runs
+        return name in self.build
+
+
+def compute_exactly() -> None:
+    """Let PyTorch take float32 for float32 on a GPU, too, where convolutions keep 10 bits of it."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def label(engine: str) -> str:

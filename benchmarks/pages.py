@@ -232,11 +232,10 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     results = [Result.from_json(fields) for fields in kept["results"]]
     machine, rates = kept["machine"], kept["machine"][RATES]
     origins = " and ".join(dict.fromkeys(result.weights for result in results))
-    runs = len(results[0].row.seconds[EAGER])
     height, width = workload.size
     parts = [
         f"`{workload.name}`: {workload.what}; batch {workload.batch} of {height}x{width}, "
-        f"{runs} rounds in turns, {origins}. {machine['processor']}, {machine['cores']} cores"
+        f"{_rounds(results)}, {origins}. {machine['processor']}, {machine['cores']} cores"
         + (f", {machine['GPU']}" if machine["GPU"] else "")
         + "; in matrix products it reaches "
         + " and ".join(f"{rate} GMAC/s in {name}" for name, rate in rates.items())
@@ -256,6 +255,16 @@ def whole(kept: Mapping[str, Any], main: bool = False) -> str:
     if absent and not main:
         parts += ["Not possible here:", absent]
     return "\n\n".join(parts)
+
+
+def _rounds(results: Sequence[Result]) -> str:
+    """How often all was timed, and in which order."""
+    counts = sorted({len(values) for result in results for values in result.row.seconds.values()})
+    text = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} rounds"
+    alone = [result.label for result in results if not result.in_turns]
+    if len(alone) == len(results):
+        return f"{text}, one method after the other"
+    return f"{text} in turns" + (f" (but {', '.join(alone)} one by one)" if alone else "")
 
 
 def summary(kept: Sequence[Mapping[str, Any]]) -> str:

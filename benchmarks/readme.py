@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lpnsr.benchmarks import folder, pages, plots, scaling, stages
+from lpnsr.benchmarks import folder, pages, plots, scaling, stages, training
 
 RESULTS = Path("benchmarks/results")
 PAGES = (Path("README.md"), Path("benchmarks/README.md"))
@@ -34,6 +34,8 @@ def kinds(name: str) -> tuple[Show, Show, Plot | None]:
         return stages.report, stages.report, plots.stages
     if name == "scaling":
         return scaling.summary, scaling.describe, plots.scaling
+    if name == "training":
+        return training.describe, training.describe, None
     if name == "folder":
         return partial(folder.describe, main=True), folder.describe, None
     return partial(pages.whole, main=True), pages.whole, plots.speed_against_psnr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=parse_tile, help="of a picture, 64 or 128x64 (default: as published)")
     add("--weights", type=Path, help="folder with checkpoints (default: deterministic weights)")
     add("--bundles", type=Path, metavar="DIR", help="keep exported bundles there, and use them")
+    add(
+        "--models",
+        nargs="+",
+        default=(),
+        metavar="MODEL",
+        help="only these, as the table calls them; what FILE of --json has of the others stays",
+    )
+    add(
+        "--one-by-one",
+        action="store_true",
+        help="let methods run one after the other, not in turns: for models of which memory holds "
+        "only one",
+    )
     add("--no-starts", dest="starts", action="store_false", help="leave out starts and memory")
     add_output_arguments(parser, runs=5)
 
@@ -59,17 +73,42 @@ def run(args: argparse.Namespace) -> int:
         args.bundles,
         starts=args.starts,
         compiles=args.compile,
+        alone=args.one_by_one,
     )
-    return measure_all(workload, options, args)
+    return measure_all(workload, options, args, args.models)
 
 
-def measure_all(workload: Workload, options: MeasureOptions, args: argparse.Namespace) -> int:
-    """Measure the models of a workload one after the other; print and write."""
-    about = machine.environment() | {machine.RATES: machine.rates()}
+def measure_all(
+    workload: Workload,
+    options: MeasureOptions,
+    args: argparse.Namespace,
+    only: Collection[str] = (),
+) -> int:
+    """Measure the models of a workload one after the other; print and write.
+
+    Args:
+        workload: what to measure.
+        options: how.
+        args: those of `add_output_arguments`.
+        only: labels of models; figures of the others are taken from `args.json`, where they are.
+
+    Raises:
+        ValueError: there is no such model, or the file has figures of another workload or machine.
+    """
+    labels = [model.label for model in workload.models]
+    if unknown := [label for label in only if label not in labels]:
+        raise ValueError(f"{workload.name} has no {unknown[0]}; it has {', '.join(labels)}")
+    about = machine.environment()
+    before = _measured_before(workload, about, args.json) if only else {}
+    about[machine.RATES] = machine.rates(before.get("machine", {}).get(machine.RATES))
     print(json.dumps(about), file=sys.stderr)
-    kept: dict[str, Any] = {"workload": asdict(workload), "machine": about, "results": []}
+    results = {result["label"]: result for result in before.get("results", ())}
+    kept: dict[str, Any] = {"workload": asdict(workload), "machine": about}
     for model in workload.models:
-        kept["results"].append(asdict(measure(model, workload, options)))
+        if only and model.label not in only:
+            continue
+        results[model.label] = asdict(measure(model, workload, options))
+        kept["results"] = [results[label] for label in labels if label in results]
         about[machine.RATES] = machine.rates(about[machine.RATES])
         if args.json:  # what there is stays, also if the rest is interrupted
             args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -82,3 +121,21 @@ def measure_all(workload: Workload, options: MeasureOptions, args: argparse.Name
 
         plots.speed_against_psnr(kept, args.plot)
     return 0
+
+
+def _measured_before(
+    workload: Workload, about: Mapping[str, Any], file: Path | None
+) -> dict[str, Any]:
+    """What a file of figures holds, if it is there."""
+    if file is None or not file.is_file():
+        return {}
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    same = all(kept["machine"][name] == about[name] for name in ("processor", "cores", "GPU"))
+    known = kept["workload"]
+    if not same or (known["name"], known["batch"], (*known["size"],)) != (
+        workload.name,
+        workload.batch,
+        workload.size,
+    ):
+        raise ValueError(f"{file} has figures of another workload or machine; name another file")
+    return kept

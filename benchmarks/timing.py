@@ -55,36 +55,55 @@ class Row:
         return f"{self.macs / nanoseconds:.0f}{real} GMAC/s"
 
 
-@torch.no_grad()
-def time_in_turns(
-    row: Row, everyone: Mapping[str, Run], runs: int, settled: float = math.inf
-) -> Row:
-    """Fill a row; the first round warms up and compares the results with the first engine's.
-
-    Every second round goes backwards, so that no engine always has the same one before it.
+class Timer:
+    """Times engines, and compares what they give with what the first one of all gave.
 
     Args:
         row: to be filled.
-        everyone: engine -> upscales the one input.
         runs: rounds at least.
         settled: go on, up to four times as long, until no engine's spread (see `spread`) is larger.
     """
-    expected = None
-    for name, call in everyone.items():
-        try:
-            result = call()
-        except (RuntimeError, MemoryError) as error:
-            row.failed[name] = reason(error)
-            continue
-        expected = result if expected is None else expected
-        row.psnr[name] = round(psnr(result, expected), 1)
-        row.seconds[name] = []
-    for number in range(runs if math.isinf(settled) else _MOST * runs):
-        if number >= runs and all(width(values) <= settled for values in row.seconds.values()):
-            break
-        for name in list(row.seconds)[:: -1 if number % 2 else 1]:
-            time.sleep(_PAUSE)
-            row.seconds[name].append(round(seconds(everyone[name]), 6))
+
+    def __init__(self, row: Row, runs: int, settled: float = math.inf) -> None:
+        self.row, self.runs, self.settled = row, runs, settled
+        self._reference: np.ndarray | None = None
+
+    @torch.no_grad()
+    def time(self, everyone: Mapping[str, Run]) -> None:
+        """Let engines take turns; the first round warms up and compares.
+
+        Every second round goes backwards, so that no engine always has the same one before it.
+
+        Args:
+            everyone: engine -> upscales the one input.
+        """
+        row, ready = self.row, []
+        for name, call in everyone.items():
+            try:
+                result = call()
+            except (RuntimeError, MemoryError) as error:
+                row.failed[name] = reason(error)
+                continue
+            self._reference = result if self._reference is None else self._reference
+            row.psnr[name] = round(psnr(result, self._reference), 1)
+            row.seconds[name] = []
+            ready.append(name)
+        for number in range(self.runs if math.isinf(self.settled) else _MOST * self.runs):
+            if number >= self.runs and self._has_settled(ready):
+                break
+            for name in ready[:: -1 if number % 2 else 1]:
+                time.sleep(_PAUSE)
+                row.seconds[name].append(round(seconds(everyone[name]), 6))
+
+    def _has_settled(self, names: Sequence[str]) -> bool:
+        return all(width(self.row.seconds[name]) <= self.settled for name in names)
+
+
+def time_in_turns(
+    row: Row, everyone: Mapping[str, Run], runs: int, settled: float = math.inf
+) -> Row:
+    """Fill a row with engines that take turns; arguments as of `Timer`."""
+    Timer(row, runs, settled).time(everyone)
     return row
 
 

@@ -94,8 +94,16 @@ def _check_allowed(missing: Mapping[str, Source], folder: Path, args: argparse.N
         print(line, file=sys.stderr)
     if args.accept_licences or all(source.licence.free for source in missing.values()):
         return
-    if not (sys.stdin.isatty() and input("Accept these terms? [y/N] ").strip().lower() == "y"):
+    if not _agrees():
         raise DownloadError("nothing is downloaded; to accept these terms add --accept-licences")
+
+
+def _agrees() -> bool:
+    """Whether there is somebody at a terminal who accepts the terms."""
+    try:
+        return sys.stdin.isatty() and input("Accept these terms? [y/N] ").strip().lower() == "y"
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def terms(sources: Mapping[str, Source]) -> Sequence[str]:

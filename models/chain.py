@@ -171,6 +171,20 @@ class Chain(nn.Module):
         phases = (PICTURE, GUIDE, DENOISE, NOISE)
         return self._execute({"lr": lr, "y": y}, noise, phases, steps)["state"]
 
+    def condition(self, lr: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """What the denoiser sees beside a state, and the weight of the noise, if it has one.
+
+        Args:
+            lr: (B, 3, h, w).
+            y: a latent.
+        """
+        executor = Eager(self, {"lr": lr, "y": y}, ())
+        for stage in self._of((GUIDE,)):
+            executor.call(stage, self.schedule.updates()[0], 0)
+        (denoiser,) = self._of((DENOISE,))
+        _, *names = denoiser.inputs
+        return [executor.values[name] for name in names], executor.values.get("weight")
+
     def predict_x0(self, step: Step, x: Tensor, *condition: Tensor) -> Tensor:
         """The denoiser on a state, which is not normalised yet."""
         (stage,) = self._of((DENOISE,))

@@ -83,14 +83,15 @@ class Decomposition(nn.Module):
         Args:
             unet: predicts noise.
             state: (B, 2C, h, w).
-            estimate: (B,), the estimated timestep; what is told to the denoiser is an integer.
+            estimate: (B,), the estimated timestep. It is rounded, and so is the part of it that
+                the denoiser is told.
             share: from `modulation`.
             first: from `modulation`.
 
         Returns:
             the next state.
         """
-        timestep = (estimate * share).round()
+        timestep = (estimate.round() * share).round()
         latent, found = state.chunk(2, dim=1)
         first = first[:, None, None, None]
         noisy = first * latent + (1 - first) * self.noisy(latent, found, timestep)

@@ -174,7 +174,7 @@ SOURCES = {
     ),
     "upsr.pth": Source((), APACHE, _UPSR_PAGE),
     "atd_real.pth": Source((), APACHE, _UPSR_PAGE),
-    # Size and SHA-256: OpenModelDB.
+    # Address: Real-ESRGAN's inference_realesrgan.py. Size and SHA-256: OpenModelDB.
     "RealESRGAN_x4plus.pth": Source(
         ("https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",),
         BSD_3,

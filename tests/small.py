@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from lpnsr.models.atd import ATD, ATDConfig
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import VQCodec, VQConfig
-from lpnsr.models.presets import Network, Preset
+from lpnsr.models.presets import Network, Preset, get_preset
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
 from lpnsr.models.swinir import SwinIR, SwinIRConfig
@@ -86,4 +87,28 @@ TINY = Preset(
     },
     latent_channels=48,
     multiple=16,
+)
+
+# UPSR, five steps.
+_auxiliary = ATDConfig(
+    channels=16,
+    depths=(2,),
+    heads=2,
+    window=8,
+    entries=8,
+    group=32,
+    similarity_channels=4,
+    kernel=3,
+)
+UPSR = Preset(
+    name="micro-upsr",
+    schedule=get_preset("upsr").schedule,
+    networks={
+        "auxiliary": Network(partial(ATD, _auxiliary), ("auxiliary.safetensors",)),
+        "denoiser": Network(
+            partial(SwinUNet, UNET(144, 48, features=8)), ("denoiser.safetensors",)
+        ),
+    },
+    latent_channels=48,
+    multiple=8,
 )

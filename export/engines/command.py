@@ -14,6 +14,7 @@ from lpnsr.export.engines import building, store
 from lpnsr.export.triton import repository
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.engine_files import BUILDERS
+from lpnsr.runtime.backends.registry import BACKENDS
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
@@ -142,6 +143,7 @@ def verify(bundle: Bundle) -> None:
     """
     for builder in dict.fromkeys(engine.builder for engine in bundle.manifest.engines):
         try:
+            BACKENDS[builder].check_bundle(bundle.manifest)
             backend = TensorRt(builder)
             backend.check(bundle, bundle.manifest.graphs)
         except BackendError as error:
@@ -160,6 +162,11 @@ def _compare(bundle: Bundle, graph: Graph, backend: TensorRt) -> None:
 
 def _compare_new(bundle: Bundle, graph: Graph, builder: str) -> None:
     """Compare engines that were just built; takes them out if they are wrong."""
+    try:
+        BACKENDS[builder].check_bundle(bundle.manifest)
+    except BackendError as error:
+        print(f"    not compared: {error}")
+        return
     try:
         from lpnsr.export.check.verify import ParityError
     except ImportError as error:

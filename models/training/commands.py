@@ -115,7 +115,7 @@ def _load(preset: Preset, settings: StageConfig, args: argparse.Namespace) -> Ch
     chain = preset.build()
     frozen = {
         "pre_upsampler": [],
-        "denoiser": ["autoencoder", "pre_upsampler"],
+        "denoiser": ["autoencoder", "pre_upsampler", "auxiliary"],
         "noise_predictor": ["autoencoder", "pre_upsampler", "denoiser"],
         "timestep_estimator": [],
         "encoder": ["timestep_estimator", "denoiser", "decoder", "text_encoder"],

@@ -9,12 +9,14 @@ of an LPIPS of latents, which the paper takes from InvSR.
 from __future__ import annotations
 
 import copy
+import sys
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lpnsr.models.autoencoder_kl import KLEncoder
 from lpnsr.models.bicubic import Bicubic
@@ -114,8 +116,10 @@ def _decomposition(chain: Chain) -> Decomposition:
 
 
 def distance(device: torch.device) -> nn.Module:
-    """What tells how far a picture is from the original: LPIPS, if it is there."""
-    return perceptual_loss(device)[0]
+    """What tells how far a picture is from the original: LPIPS, if it is there; says which."""
+    term, note = perceptual_loss(device)
+    tqdm.write(f"distance from the original: {note}", file=sys.stderr)
+    return term
 
 
 def use_bicubic(chain: Chain, scale: int) -> Chain:

@@ -85,20 +85,21 @@ def perceptual_loss(device: torch.device, latent: bool = False) -> tuple[nn.Modu
         latent: whether latents are compared, for which the package has no LPIPS.
 
     Returns:
-        the term and a line that says which it is.
+        the term, and which it is in words.
     """
     if latent:
-        note = "perceptual term: gradients and local spectra, as there is no LPIPS of latents"
-        return GradientFrequencyLoss(), note
+        return (
+            GradientFrequencyLoss(),
+            "gradients and local spectra, as there is no LPIPS of latents",
+        )
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
     if importlib.util.find_spec("lpips") and backbone.is_file():
         import lpips
 
         term = lpips.LPIPS(net="vgg", verbose=False)
-        return term.to(device).requires_grad_(False), "perceptual term: LPIPS (VGG-16)"
+        return term.to(device).requires_grad_(False), "LPIPS (VGG-16)"
     missing = "its backbone's weights" if importlib.util.find_spec("lpips") else "the package"
-    reason = f"perceptual term: gradients and local spectra, as LPIPS lacks {missing}"
-    return GradientFrequencyLoss(), reason
+    return GradientFrequencyLoss(), f"gradients and local spectra, as LPIPS lacks {missing}"
 
 
 def generator_loss(of_found: Tensor) -> Tensor:

@@ -200,17 +200,20 @@ def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-    """ResShift's objective: x_0 from x_t = x_0 + eta·(y - x_0) + kappa·sqrt(eta)·eps, any t."""
+    """ResShift's objective: x_0 from x_t = x_0 + eta·(y - x_0) + kappa·sqrt(eta)·eps, any t.
+
+    Where an auxiliary network weights the noise, eps is weighted (UPSR, section 3.2).
+    """
     schedule = residual(chain.schedule)
     steps = schedule.reverse_steps()[::-1]
-    with torch.no_grad():
-        y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
+    y, x0, condition, weight = _latents(chain, lr, hr)
     t = torch.randint(len(steps), (len(lr), 1, 1, 1), device=lr.device)
     eta = torch.tensor(schedule.etas, dtype=torch.float32, device=lr.device)[t]
-    x = x0 + eta * (y - x0) + schedule.kappa * eta.sqrt() * torch.randn_like(x0)
+    noise = torch.randn_like(x0) if weight is None else weight * torch.randn_like(x0)
+    x = x0 + eta * (y - x0) + schedule.kappa * eta.sqrt() * noise
     scale = torch.tensor([step.input_scale for step in steps], device=lr.device)[t]
     modulation = chain.denoiser.modulation(t.flatten())
-    return denoise(chain.denoiser, x * scale, lr, modulation), x0
+    return denoise(chain.denoiser, x * scale, *condition, modulation), x0
 
 
 def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,12 +226,24 @@ def _denoise_own(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     done = int(torch.randint(length, (), device="cpu"))
     chain = chain.replaced(schedule=chain.schedule.truncated(length))
     steps = chain.updates()[: done + 1]
+    y, x0, condition, _ = _latents(chain, lr, hr)
     with torch.no_grad():
-        y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
         noise = torch.randn(sum(step.noise > 0 for step in steps), *y.shape, device=lr.device)
         x = chain.reverse(y, lr, noise, done)
     step = chain.updates()[done + 1]
-    return chain.predict_x0(step, x, lr), x0
+    return chain.predict_x0(step, x, *condition), x0
+
+
+@torch.no_grad()
+def _latents(
+    chain: Chain, lr: Tensor, hr: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
+    """The latents y and x_0, what the denoiser sees beside a state, and the noise's weight."""
+    y, x0 = chain.encode(lr).float(), chain.codec.encode(hr).float()
+    # An auxiliary network sorts tokens, which wants float32. Shapes alone know no autocast.
+    device = lr.device.type if lr.device.type != "meta" else "cpu"
+    with torch.autocast(device, enabled=False):
+        return y, x0, *chain.condition(lr, y)
 
 
 def _run_chain(

@@ -78,7 +78,7 @@ class Trainer:
         self.perceptual: nn.Module | None = None
         if self.settings.perceptual or self.settings.degraded_perceptual:
             self.perceptual, note = perceptual_loss(device, latent=bool(stage.latent))
-            tqdm.write(note)
+            tqdm.write(f"perceptual term: {note}")
         self.discriminator: PatchDiscriminator | None = None
         if self.settings.adversarial:
             self.discriminator = stage.discriminator(self.settings.judge_channels).to(device)

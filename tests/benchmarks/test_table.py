@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dm_sr import PRESET as MICRO_DMSR
 from PIL import Image
 
 from lpnsr.benchmarks import cli, isolated, machine, methods, pages, plots, table, workloads
+from lpnsr.benchmarks.measure import Result
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
+from lpnsr.benchmarks.timing import Row
 from lpnsr.benchmarks.workloads import WORKLOADS, Model, Published, Workload
 from lpnsr.export.check.run_onnx import computes_bf16
 from lpnsr.export.check.verify import ParityError
@@ -153,9 +156,42 @@ def test_a_table_is_measured_as_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(table, "measure_all", lambda *words: asked.append(words) or 0)
     options = ["--batch", "2", "--size", "64", "--runs", "3", "--no-starts"]
     assert cli.main(["table", "upsr-table2", *options, "--bundles", str(tmp_path)]) == 0
-    ((workload, settings, _),) = asked
+    ((workload, settings, _, only),) = asked
     assert (workload.name, workload.batch, workload.size) == ("upsr-table2", 2, (64, 64))
     assert (settings.runs, settings.starts, settings.bundles) == (3, False, tmp_path)
+    assert (settings.alone, only) == (False, ())
+    options = ["--models", "UPSR-5", "ResShift-4", "--one-by-one"]
+    assert cli.main(["table", "upsr-table2", *options]) == 0
+    assert (asked[-1][1].alone, asked[-1][3]) == (True, ["UPSR-5", "ResShift-4"])
+
+
+def test_models_are_measured_one_at_a_time_into_one_file(quickly, monkeypatch, tmp_path, capsys):
+    def measure(model, workload, options):
+        seconds = {EAGER: [2.0, 2.0], EAGER + AUTHORS: [len(measured) + 2.0] * 3}
+        measured.append(model.label)
+        row = Row(model.label, 10**9, seconds, dict.fromkeys(seconds, 200.0))
+        fixed = {"weights": "w", "parameters": 1, "constants": 1, "graph_macs": 1, "build": {}}
+        return Result(label=model.label, row=row, export=None, in_turns=not options.alone, **fixed)
+
+    measured, file = [], tmp_path / "kept.json"
+    monkeypatch.setattr(table, "measure", measure)
+    options = ["table", "upsr-table2", "--json", str(file)]
+    for chosen in (["UPSR-5"], ["ResShift-15", "--one-by-one"], ["UPSR-5"]):
+        assert cli.main([*options, "--models", *chosen]) == 0
+    assert measured == ["UPSR-5", "ResShift-15", "UPSR-5"]
+    results = json.loads(file.read_text())["results"]
+    assert [result["label"] for result in results] == ["ResShift-15", "UPSR-5"]
+    assert [result["row"]["seconds"][EAGER + AUTHORS][0] for result in results] == [3.0, 4.0]
+    printed = capsys.readouterr().out
+    assert "2 to 3 rounds in turns (but ResShift-15 one by one), w." in printed
+
+    for wrong, message in (
+        (["--models", "LPNSR-4"], "upsr-table2 has no LPNSR-4; it has ResShift-15, ResShift-4"),
+        (["--models", "UPSR-5", "--batch", "1"], "another workload or machine"),
+    ):
+        assert cli.main([*options, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert len(measured) == 3
 
 
 @pytest.mark.slow
@@ -192,6 +228,34 @@ def test_published_figures_stand_in_a_column_of_their_own(
     # A second run finds the bundles.
     assert cli.main(["table", workload.name, *options]) == 0
     assert "exporting" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_of_dm_sr_in_miniature(quickly, monkeypatch, tmp_path, capsys):
+    """Real-ESRGAN as it is; one engine at a time, as the full size wants it."""
+    monkeypatch.setitem(PRESETS, "dmsr", replace(MICRO_DMSR, name="dmsr"))
+    file = tmp_path / "kept.json"
+    options = ["--size", "16", "--runs", "1", "--no-starts", "--one-by-one", "--json", str(file)]
+    models = ["RealESRGAN", "DM-SR-1", "DM-SR-2", "DM-SR-1, timestep 250"]
+    assert cli.main(["table", "dmsr-table2", "--models", *models, *options]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads(file.read_text())["results"]
+    assert [result["label"] for result in results] == models
+    for result in results:
+        psnr = result["row"]["psnr"]
+        assert {EAGER, EAGER + AUTHORS} | {f"{engine} fp32" for engine in ENGINES} <= psnr.keys()
+        assert min(value for name, value in psnr.items() if " fp32" in name) > 80
+        assert result["row"]["macs"] > 0 and result["parity"]["fp32"]["x0_relative_l2"] < 1e-4
+    speeds = rows(printed, "model")[0]
+    for model, published in (
+        ("RealESRGAN", "0.065 s, 16.70 M trained"),
+        ("DM-SR-1", "0.092 s, 34.16 M trained, LIQE 4.652 on RealSet80"),
+        ("DM-SR-2", "LIQE 4.799 on RealSet80, table 4"),
+        ("DM-SR-1, timestep 250", "LIQE 4.471 on RealSet80, table 3"),
+    ):
+        assert speeds[model, EAGER + AUTHORS][-1] == published
+    assert speeds["InvSR-1", "-"][-1] == "0.117 s, 33.84 M trained"
+    assert "1 rounds, one method after the other" in printed
 
 
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lpnsr.benchmarks import timing
-from lpnsr.benchmarks.timing import Row, spread, time_in_turns, times_as_fast
+from lpnsr.benchmarks.methods import Methods
+from lpnsr.benchmarks.timing import Row, Timer, spread, time_in_turns, times_as_fast
 
 
 def test_engines_take_turns_after_a_round_that_compares():
@@ -21,6 +22,32 @@ def test_engines_take_turns_after_a_round_that_compares():
     row = time_in_turns(Row("x", 1), {"a": engine("a", 0.0), "b": engine("b", 0.2)}, runs=2)
     assert order == ["a", "b", "a", "b", "b", "a"]
     assert row.psnr == {"a": 200.0, "b": pytest.approx(20.0)}
+
+
+def test_engines_that_run_alone_are_given_up_and_compared_with_the_first(monkeypatch):
+    times = iter([1.0, 1.0, 1.0, 2.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0])
+    monkeypatch.setattr(timing, "seconds", lambda call: call() is not None and next(times))
+    there = set()
+
+    class Engine:
+        def __init__(self, name, value):
+            assert not there, "the one before is still in memory"
+            self.name, self.value = name, value
+            there.add(name)
+
+        def __call__(self):
+            return np.full(3, self.value)
+
+        def __del__(self):
+            there.discard(self.name)
+
+    timer = Timer(Row("x", 1), runs=2, settled=0.1)
+    methods = Methods(use=lambda name, call: timer.time({name: call}))
+    for name, value in (("a", 0.0), ("b", 0.2)):
+        methods.add(name, lambda name=name, value=value: Engine(name, value))
+    assert timer.row.psnr == {"a": 200.0, "b": pytest.approx(20.0)}
+    assert timer.row.seconds == {"a": [1.0, 1.0], "b": [1.0, 2.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0]}
+    assert methods.runs == {} and methods.build.keys() == {"a", "b"}
 
 
 def test_an_engine_that_fails_is_told_and_left_out():

@@ -20,6 +20,7 @@ from lpnsr.models.diffusion_unet import DiffusionUNet
 from lpnsr.models.variants import vary
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import MANIFEST
+from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.upscaler import Upscaler
 
 SMALL = (1, (16, 16))
@@ -57,10 +58,13 @@ def photo(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def signed(picture):
+    return torch.from_numpy(picture.transpose(2, 0, 1)[None] / np.float32(127.5) - 1)
+
+
 def eager(chain, picture):
-    lr = torch.from_numpy(picture.transpose(2, 0, 1)[None] / np.float32(127.5) - 1)
     with torch.no_grad():
-        sr = chain(lr, torch.empty(0))
+        sr = chain(signed(picture), torch.empty(0))
     return ((sr[0].permute(1, 2, 0).numpy() + 1) * 127.5).round()
 
 
@@ -78,6 +82,25 @@ def test_a_picture_of_one_tile(model, bundle):
     upscaler = Upscaler.from_bundle(bundle.path, backend="onnxruntime")
     found = upscaler.upscale(picture, color_fix=False)
     assert np.abs(found - eager(model.chain, picture)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (17, 16), (40, 23), (33, 50)])
+def test_a_picture_of_any_size(model, bundle, size):
+    """Tiles start at multiples of 8, their sides are multiples of 16; the rest is a mirror."""
+    picture = photo(*size)
+    upscaler = Upscaler.from_bundle(bundle.path, backend="onnxruntime")
+    found = upscaler.upscale(picture, color_fix=False)
+    layout = upscaler.layout(size)
+    tiles = tiling.plan(size, layout.graph.tile, layout.overlaps, 4)
+    expected = np.zeros((4 * size[0], 4 * size[1], 3), np.float32)
+    with torch.no_grad():
+        timesteps = [model.chain.estimate(signed(t.cut(picture)))["timestep"] for t in tiles]
+        told = torch.stack(timesteps).mean(0)
+        for tile in tiles:
+            lr = signed(tile.cut(picture))
+            sr = model.chain(lr, torch.empty(0), timestep=told)[0].permute(1, 2, 0).numpy()
+            tile.blend(sr, expected[4 * tile.rows.start :], 4)
+    assert np.abs(found - ((expected + 1) * 127.5).round()).max() <= 1
 
 
 @pytest.mark.slow

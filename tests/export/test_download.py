@@ -1,5 +1,7 @@
 """`lpnsr-export --download`: weights by name, and a bundle that is found by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hub import REPOSITORY, serve
@@ -73,6 +75,26 @@ def test_terms_must_be_accepted(hub, home, run):
     assert (code, out) == (2, [])
     assert err[-1].startswith("lpnsr-export: nothing is downloaded; to accept these terms add")
     assert any("non-commercial use only" in line for line in err)
+    assert hub.asked == [] and not home.exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("", 2), (EOFError(), 2)])
+def test_somebody_at_a_terminal_is_asked(hub, home, run, monkeypatch, answer, code):
+    def asked(question):
+        assert question == "Accept these terms? [y/N] "
+        if isinstance(answer, EOFError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    assert run()[0] == code
+    assert bool(hub.asked) == (code == 0) == (home / "bundles" / "micro").exists()
+
+
+def test_nothing_is_fetched_without_being_asked_for(hub, home, capfd):
+    assert cli.main(["--preset", "micro", "--tile", "16", "-o", "bundle"]) == 2
+    assert "micro needs weights: fetch them with --download" in capfd.readouterr().err
     assert hub.asked == [] and not home.exists()
 
 

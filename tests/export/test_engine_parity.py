@@ -14,7 +14,7 @@ from lpnsr.export.engines import building, command, store
 from lpnsr.export.engines.compare import check_engines
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle, sha256
-from lpnsr.runtime.manifest import MANIFEST
+from lpnsr.runtime.manifest import MANIFEST, Manifest
 from runtime import simulated
 
 trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
@@ -92,3 +92,13 @@ def test_engines_for_another_gpu_are_not_compared_and_it_is_said(bundle, capsys)
     command.verify(store.write_engines(bundle, other))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"  engines of {NAME} are not compared: the {NAME} engine is for sm_120")
+
+
+def test_engines_of_what_no_gpu_runs_yet_are_kept_and_not_compared(bundle, monkeypatch, capsys):
+    monkeypatch.setattr(Manifest, "looks_ahead", True)
+    command.build(bundle, building.Order(NAME, ("sm_89",)))
+    command.verify(bundle)
+    *_, built, verified = capsys.readouterr().out.splitlines()
+    assert built.startswith("    not compared: TensorRT-RTX does not run models yet that look at")
+    assert verified.startswith(f"  engines of {NAME} are not compared: TensorRT-RTX does not run")
+    assert Bundle.open(bundle.path).manifest.engines

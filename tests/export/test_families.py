@@ -11,28 +11,17 @@ import onnxruntime
 import pytest
 import torch
 from selection import slow_but
-from small import AUTOENCODER, UNET, random_model
+from small import AUTOENCODER, UNET, UPSR, random_model
 
 from lpnsr.export import pack
 from lpnsr.export.check.verify import ParityError, check
-from lpnsr.models.atd import ATD, ATDConfig
 from lpnsr.models.codecs import VQCodec
-from lpnsr.models.presets import PRESETS, Network, Preset, Tolerance, get_preset
+from lpnsr.models.presets import PRESETS, Network, Preset, Tolerance
 from lpnsr.models.roles import ROLES
 from lpnsr.models.schedule import Schedule
 from lpnsr.models.swin_unet import SwinUNet
 
 SHAPE = (2, (16, 24))
-AUXILIARY = ATDConfig(
-    channels=16,
-    depths=(2,),
-    heads=2,
-    window=8,
-    entries=8,
-    group=32,
-    similarity_channels=4,
-    kernel=3,
-)
 RESSHIFT = Preset(
     name="micro-resshift",
     schedule=Schedule(steps=3),
@@ -41,18 +30,6 @@ RESSHIFT = Preset(
         "denoiser": Network(partial(SwinUNet, UNET(6, 3)), ("denoiser.safetensors",)),
     },
     latent_channels=3,
-    multiple=8,
-)
-UPSR = Preset(
-    name="micro-upsr",
-    schedule=get_preset("upsr").schedule,
-    networks={
-        "auxiliary": Network(partial(ATD, AUXILIARY), ("auxiliary.safetensors",)),
-        "denoiser": Network(
-            partial(SwinUNet, UNET(144, 48, features=8)), ("denoiser.safetensors",)
-        ),
-    },
-    latent_channels=48,
     multiple=8,
 )
 CALLS = {

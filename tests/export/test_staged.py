@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 from selection import slow_but
-from small import random_model
+from small import UPSR, random_model
 
 from lpnsr.export import pack
 from lpnsr.export.check.verify import ParityError
@@ -19,7 +19,7 @@ from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import MANIFEST, BundleError
 
 from .conftest import SMALL
-from .test_families import RESSHIFT, UPSR
+from .test_families import RESSHIFT
 
 WIDE = (2, (16, 24))
 

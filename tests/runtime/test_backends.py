@@ -127,13 +127,16 @@ def test_auto_is_the_fastest_accurate_engine(
     assert why in reason
 
 
-def test_what_bf16_would_cost_is_said(bundle):
+@pytest.mark.parametrize(("frugal", "gain"), [(True, "1.5 times"), (False, "twice")])
+def test_what_bf16_would_gain_and_cost_is_said(bundle, monkeypatch, frugal, gain):
+    monkeypatch.setattr(onnxruntime_winograd, "is_installed", lambda: frugal)
     opened = Bundle.open(bundle)
     fine, worse = {"sr_psnr": 39.6, "sr_near_share": 0.94}, {"sr_psnr": 31.2, "sr_near_share": 0.4}
     parities = ({"bf16": fine}, {"bf16": worse}, {})
     graphs = [replace(opened.manifest.graphs[0], parity=parity) for parity in parities]
     _, why = backends.create("auto", bundle=opened, graphs=graphs)
-    told = "(31 dB from fp32, 40% of values within 2/255; --precision bf16 takes it all the same)"
+    told = "(31 dB from fp32, 40% of values within 2/255; --precision bf16 would be "
+    told += f"up to {gain} as fast)"
     assert told in why
     _, why = backends.create("auto", bundle=opened, graphs=graphs[2:])
     assert "dB" not in why

@@ -50,6 +50,16 @@ def test_a_room_alone_imports_what_it_stands_on(source, room):
         assert not any(module.startswith(f"lpnsr.runtime.{room}") for module in imported(source))
 
 
+NETWORK = {"ftplib", "http", "httpx", "huggingface_hub", "requests", "socket", "ssl", "urllib"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_nothing_is_fetched(source):
+    """A server only answers, and workers of bulk runs read from where they are told."""
+    if source.parent.name not in ROOMS:
+        assert not {module.split(".")[0] for module in imported(source)} & NETWORK
+
+
 @pytest.mark.parametrize("source", KERNELS, ids=lambda source: source.name)
 def test_kernels_import_numpy_alone(source):
     own = (*sys.stdlib_module_names, "__future__", "numpy", "cuda", "lpnsr")

@@ -142,6 +142,12 @@ def test_a_steered_value_has_the_gradient_that_is_wanted():
     torch.testing.assert_close(values.grad, gradient / 12)
 
 
+def test_the_estimator_says_what_it_learns_to_tell(train, capfd):
+    """LPIPS is not installed everywhere, and another distance gives other timesteps."""
+    assert train("timestep_estimator", "out") == 0
+    assert "distance from the original: " in capfd.readouterr().err
+
+
 def test_the_estimator_makes_no_picture(folder):
     with pytest.raises(TrainingError, match="perceptual = 0"):
         make_objective("timestep_estimator", loaded(folder), PRESET, StageConfig())

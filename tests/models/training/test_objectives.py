@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small import UPSR
 
 from lpnsr.models.color_fix import correct
 from lpnsr.models.training.cli import main
@@ -139,6 +140,57 @@ def test_what_the_denoiser_is_shown_of_the_original(toy, states, shown):
             torch.testing.assert_close(expected, chain.codec.encode(hr))
             found.append(estimate)
         assert (not torch.equal(*found)) == shown
+
+
+@pytest.mark.parametrize("states", ["forward", "chain"])
+def test_the_denoiser_of_upsr_sees_the_estimate(states):
+    """And not the small picture, which is of another size than its latents."""
+    chain = random_weights(UPSR)
+    stage = make_objective("denoiser", chain, UPSR, StageConfig(states=states))
+    stage.network.requires_grad_(True)
+    found, expected = stage.predict(LR, HR)
+    torch.testing.assert_close(expected, chain.codec.encode(HR))
+    (found - expected).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in stage.network.parameters())
+    assert all(parameter.grad is None for parameter in chain.auxiliary.parameters())
+    assert stage.preview(LR).shape == HR.shape
+
+
+def test_the_noise_of_upsr_is_weighted(monkeypatch):
+    """A state is as far from its mean as the weight says, least where the estimate equals y."""
+    chain, states = random_weights(UPSR), []
+    monkeypatch.setattr(chain.denoiser, "forward", lambda x, told: states.append(x) or x[:, :48])
+    stage = make_objective("denoiser", chain, UPSR, StageConfig(checkpoint_activations=False))
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    stage.predict(LR, HR)
+    y, x0 = chain.encode(LR), chain.codec.encode(HR)
+    (estimate, _), weight = chain.condition(LR, y)
+    assert weight.min() < 0.9 < weight.max()
+    torch.manual_seed(0)
+    t = torch.randint(5, (2,))
+    for number, state in enumerate(states[0]):
+        scaled, seen, start = state.split(48)
+        torch.testing.assert_close((seen, start), (estimate[number], y[number]))
+        step, eta = chain.schedule.reverse_steps()[::-1][t[number]], chain.schedule.etas[t[number]]
+        mean = x0[number] + eta * (y[number] - x0[number])
+        noise = (scaled / step.input_scale - mean) / (chain.schedule.kappa * eta**0.5)
+        torch.testing.assert_close(noise.float(), weight[number], atol=1e-3, rtol=1e-3)
+
+
+def random_weights(preset):
+    torch.manual_seed(0)
+    chain = preset.build()
+    for parameter in chain.parameters():
+        parameter += 0.05 * torch.randn_like(parameter)
+    return chain
+
+
+def test_the_memory_of_upsr_is_estimated():
+    found = estimate(UPSR, "denoiser", StageConfig(batch=2, crop=16, adversarial=0.0))
+    built = UPSR.networks["denoiser"].build()
+    assert found.trained == sum(parameter.numel() for parameter in built.parameters())
+    assert min(found.checkpointed, found.activations) > 0
 
 
 def test_the_estimate_counts_what_a_run_keeps(toy, tmp_path, capsys):
