@@ -14,8 +14,9 @@ from lpnsr.models.bicubic import Bicubic
 TO_OPPONENT = ((0.25, 0.5, 0.25), (-0.5, 1.0, -0.5), (1.0, 0.0, -1.0))
 FROM_OPPONENT = ((1.0, -0.5, 0.5), (1.0, 0.5, 0.0), (1.0, -0.5, -0.5))
 NEIGHBOURHOOD = 5
-OVERSHOOT = 8 / 127.5
-"""How far a value may lie beyond those around it: eight levels of 255."""
+OVERSHOOT = 6 / 127.5
+"""How far luma or a colour difference may lie beyond those around it: six levels of 255, which keep
+red, green and blue within eight."""
 
 LEAK = 0.1
 FIRST_SPREAD = 0.02
@@ -46,7 +47,7 @@ class CompactUpsampler(nn.Module):
 
     All convolutions work at the input's resolution; a pixel-shuffle comes last. Luma and each of
     two colour differences stay within the range that they have among the 5x5 input pixels around,
-    and eight levels, but no more than that range, beyond it: where the input is flat the output is
+    and six levels, but no more than that range, beyond it: where the input is flat the output is
     the same value, where it is grey the output is grey, and edges do not ring, whatever the
     weights.
 
