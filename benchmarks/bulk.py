@@ -1,8 +1,8 @@
 """What shards and Ray cost: pictures per second of `lpnsr-bulk` on this machine, and `lpnsr-run`'s.
 
 Both go from file to file on the same cores and load the engine before the clock starts; how long
-that takes with Ray stands beside it. They take turns. With --plan, a plan of simulated paths is
-made and its status told.
+that takes with Ray is given, too. They take turns. With --plan, a plan of simulated paths is
+made and its status shown.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from threading import Event
 import numpy as np
 import ray
 
-from lpnsr.benchmarks import machine, paths, report, small
+from lpnsr.benchmarks import machine, paths, small
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.timing import seconds
 from lpnsr.runtime.bulk import cluster, planning
-from lpnsr.runtime.bulk.plan import Options, Plan, fingerprint, portable
+from lpnsr.runtime.bulk.plan import Plan, RunOptions, fingerprint, portable
 from lpnsr.runtime.bulk.storage import Folder
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.command.arguments import installed
@@ -93,7 +94,7 @@ def measure(model: Path, count: int, workers: Sequence[int], runs: int) -> str:
     sides = f"{small.SIDES[0]} to {small.SIDES[1]}"
     header = ["", "pictures/s", "time over lpnsr-run's", "plan, workers and engines"]
     title = f"{count} pictures of {sides} pixels a side on {cores} cores"
-    return f"{title}\n\n{report.table(header, lines)}"
+    return f"{title}\n\n{table(header, lines)}"
 
 
 def _single(model: Path, jobs: Sequence[Job], threads: int) -> float:
@@ -108,7 +109,7 @@ def _bulk(
 ) -> tuple[float, float]:
     """Seconds until some workers are ready, and those of their work."""
     start, bundle, run = time.perf_counter(), Bundle.open(model), Folder(str(folder / "run"))
-    output, options = str(folder / "out"), Options()
+    output, options = str(folder / "out"), RunOptions()
     empty = Plan(str(source), output, portable(bundle), fingerprint(bundle), installed(), options)
     shards = len(planning.make(empty, run, 1000.0, print).shards)
     running = cluster.Cluster(run.url, options.backend, None, threads, workers, print)

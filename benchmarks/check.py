@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import folder, machine, report, samples
+from lpnsr.benchmarks import folder, machine, samples
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import own_cache
 from lpnsr.benchmarks.methods import EAGER, Methods
 from lpnsr.benchmarks.timing import Row, Run, Timer, reason, seconds, spread
@@ -30,8 +31,8 @@ from lpnsr.export.check.sentences import sentence
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.cli import add_downloads
 from lpnsr.export.engines import building, command
+from lpnsr.export.obtaining import obtain
 from lpnsr.export.pack import pack
-from lpnsr.export.weights import obtain
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.roles import PRECISIONS
@@ -133,7 +134,7 @@ def describe(kept: dict) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory, GB']} GB; GPU: "
         f"{about['GPU'] or 'none'}; {about['system']}, Python {about['python']}; {versions}.",
         f"Exported in {asked['precision']} for tiles of {'x'.join(map(str, asked['tile']))}, from",
-        report.table(
+        table(
             ["network", "checkpoint", "SHA-256"],
             [
                 [role, f"`{name}`", f"`{digest}`"]
@@ -170,7 +171,7 @@ def describe(kept: dict) -> str:
             f"## {len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels",
             f"From file to file, one method after the other, each timed {asked['runs']} times "
             f"after a run to warm up; the export took {kept['export']} s.",
-            report.table(header, lines),
+            table(header, lines),
             *(["Not possible here:", "\n".join(absent)] if absent else []),
         ]
     )

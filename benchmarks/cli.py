@@ -67,7 +67,8 @@ def _load(name: str, parser: argparse.ArgumentParser) -> ModuleType:
 
 
 def _refuse(name: str, error: ImportError, parser: argparse.ArgumentParser) -> NoReturn:
-    parser.exit(2, f"{parser.prog} {name}: {error}; run: pip install 'lpnsr[bench]'\n")
+    extra = "bulk" if error.name in ("fsspec", "pyarrow", "ray") else "bench"
+    parser.exit(2, f"{parser.prog} {name}: {error}; run: pip install 'lpnsr[{extra}]'\n")
 
 
 if __name__ == "__main__":

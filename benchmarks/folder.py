@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lpnsr.benchmarks import authors, machine, report, small
+from lpnsr.benchmarks import authors, machine, pages, small
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import (
     AUTHORS,
@@ -35,9 +36,9 @@ from lpnsr.benchmarks.methods import (
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import get_preset
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.registry import BACKENDS
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.command.jobs import Job, plan
 from lpnsr.runtime.manifest import Graph
@@ -45,7 +46,7 @@ from lpnsr.runtime.pictures import images
 from lpnsr.runtime.upscaler import Description, Upscaler
 
 
-class Eager(Backend):
+class EagerBackend(Backend):
     """A backend of the runtime that runs the eager chain, whatever the graph.
 
     Args:
@@ -65,7 +66,7 @@ class Eager(Backend):
         return f"PyTorch {torch.__version__} on {_device(self._chain)} in fp32"
 
 
-class _EagerSession(Session):
+class _EagerSession(HostSession):
     def __init__(
         self, bundle: Bundle, graph: Graph, chain: Chain, call: Callable[..., torch.Tensor]
     ) -> None:
@@ -186,12 +187,12 @@ def describe(kept: dict, main: bool = False) -> str:
         f"{len(kept['sizes'])} pictures, {megapixels:.2f} output megapixels, `{kept['preset']}`, "
         f"{kept['weights']}; {machine['processor']}, {machine['cores']} cores. The authors' "
         f"procedure gives the networks {share:.2f} times the pictures' pixels.",
-        report.table(header, lines),
+        table(header, lines),
     ]
     if not main:
         parts += [
             "Times as fast as the authors' procedure, as factors whose product is the total:",
-            report.causes_table([(kept["preset"], row.seconds)]),
+            pages.causes_table([(kept["preset"], row.seconds)]),
         ]
         parts += ["Not possible here:", "\n".join(absent)] if absent else []
     return "\n\n".join(parts)
@@ -204,7 +205,7 @@ def _device(chain: Chain) -> torch.device:
 def _eager(
     chain: Chain, call: Callable[..., torch.Tensor], bundle: Bundle, jobs: Sequence[Job]
 ) -> Run:
-    return partial(_pipeline, Upscaler(Description(bundle.path), Eager(chain, call)), jobs)
+    return partial(_pipeline, Upscaler(Description(bundle.path), EagerBackend(chain, call)), jobs)
 
 
 def _authors(chain: Chain, jobs: Sequence[Job]) -> np.ndarray:

@@ -19,8 +19,8 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
 
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
-from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import Row, Run, spread, time_in_turns
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import Values, run_onnxruntime, run_openvino

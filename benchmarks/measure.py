@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lpnsr.benchmarks import count, process, weights
+from lpnsr.benchmarks import count, deterministic, isolated
 from lpnsr.benchmarks.methods import EAGER, Methods, without_rewrites
 from lpnsr.benchmarks.timing import Row, Run, Timer, seconds
 from lpnsr.benchmarks.workloads import Model, Workload
@@ -69,7 +69,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Options:
+class MeasureOptions:
     """How to measure.
 
     Attributes:
@@ -104,11 +104,11 @@ def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
         chain = load_chain(preset, find_weights(preset, folder))
         return chain, "given weights" if folder else "its own weights"
     chain = preset.build()
-    weights.fill(chain)
+    deterministic.fill(chain)
     return chain, "deterministic weights, which do not affect speed"
 
 
-def measure(model: Model, workload: Workload, options: Options) -> Result:
+def measure(model: Model, workload: Workload, options: MeasureOptions) -> Result:
     """Export, run in turns, then start anew in processes of their own.
 
     Raises:
@@ -192,7 +192,8 @@ def _starts(
     """First and second starts, one process at a time."""
     tasks = {EAGER: (folder / "chain.pt", "torch", "fp32"), **engines}
     return {
-        name: process.twice(*task, workload.size, folder / "starts") for name, task in tasks.items()
+        name: isolated.twice(*task, workload.size, folder / "starts")
+        for name, task in tasks.items()
     }
 
 
@@ -217,8 +218,8 @@ def _exported(
 @contextmanager
 def own_cache(folder: Path) -> Iterator[None]:
     """Engines find nothing compiled before, and leave nothing in the user's cache."""
-    before = {name: os.environ.get(name) for name in process.CACHES}
-    os.environ.update(dict.fromkeys(process.CACHES, str(folder)))
+    before = {name: os.environ.get(name) for name in isolated.CACHES}
+    os.environ.update(dict.fromkeys(isolated.CACHES, str(folder)))
     try:
         yield
     finally:

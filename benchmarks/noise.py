@@ -8,6 +8,7 @@ networks run in PyTorch without tiles; colours are corrected as in the runtime.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lpnsr.benchmarks import samples
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.metrics import compare
 from lpnsr.models.chain import Chain
-from lpnsr.models.color import correct
+from lpnsr.models.color_fix import correct
 from lpnsr.models.presets import get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain
@@ -55,15 +57,11 @@ def run(args: argparse.Namespace) -> int:
         for (steps, kind), measured in quality.items():
             upscaled = upscale(chain, small, steps, kind, preset.multiple, args.seed)
             measured.append(astuple(compare(upscaled, original)))
-    print(
-        f"| T, {len(found)} pictures | "
-        + " | ".join(f"{kind} noise" for kind in NOISE_KINDS)
-        + " |"
-    )
-    print("| --- | --- | --- | --- |")
-    for steps in lengths:
-        means = (np.mean(quality[steps, kind], axis=0) for kind in NOISE_KINDS)
-        print(f"| {steps} | " + " | ".join(CELL.format(*mean) for mean in means) + " |")
+    header = [f"T, {len(found)} pictures", *(f"{kind} noise" for kind in NOISE_KINDS)]
+    lines = [
+        [str(steps), *(_cell(quality[steps, kind]) for kind in NOISE_KINDS)] for steps in lengths
+    ]
+    print(table(header, lines))
     return 0
 
 
@@ -97,6 +95,11 @@ def upscale(
     upscaled = _picture(correct(decoded, lr))
     scale = upscaled.shape[0] // lr.shape[2]
     return upscaled[: scale * height, : scale * width]
+
+
+def _cell(measured: Sequence[tuple[float, ...]]) -> str:
+    """The means of what was measured."""
+    return CELL.format(*np.mean(measured, axis=0))
 
 
 def _picture(sr: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lpnsr.benchmarks import samples
-from lpnsr.benchmarks.report import table
+from lpnsr.benchmarks.markdown import table
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.upscaler import Upscaler
 

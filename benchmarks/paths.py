@@ -14,7 +14,7 @@ from PIL import Image
 
 from lpnsr.runtime.bulk import planning
 from lpnsr.runtime.bulk.account import FAILED, RESULTS
-from lpnsr.runtime.bulk.plan import Options, Plan
+from lpnsr.runtime.bulk.plan import Plan, RunOptions
 from lpnsr.runtime.bulk.status import Status
 from lpnsr.runtime.bulk.storage import Folder
 
@@ -68,7 +68,7 @@ def measure(count: int) -> str:
     fsspec.register_implementation("simulated", Simulated, clobber=True)
     with tempfile.TemporaryDirectory() as name:
         run = Folder(f"{name}/run")
-        empty = Plan(f"simulated://{count}", f"{name}/out", "", "", "", Options())
+        empty = Plan(f"simulated://{count}", f"{name}/out", "", "", "", RunOptions())
         start = time.perf_counter()
         plan = planning.make(empty, run, 1000.0, print)
         planned = time.perf_counter()

@@ -29,7 +29,7 @@ DIGEST = "Figures"
 
 
 def digest(kept: Mapping[str, Any]) -> str:
-    """What tells one set of figures from another."""
+    """What distinguishes one set of figures from another."""
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lpnsr.benchmarks import peers, samples
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.metrics import Metric, Quality, compare, perceptual
 from lpnsr.benchmarks.samples import Sample
 from lpnsr.runtime.bundle import BUILTIN
@@ -35,7 +36,7 @@ FORMATS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "sharpness": "{:.1%}", "color"
 NAMES = {"psnr": "PSNR-Y", "ssim": "SSIM-Y", "color": "colour difference", "brisque": "BRISQUE"}
 
 Upscale = Callable[[np.ndarray], np.ndarray]
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +132,7 @@ def _reduced_first(upscaler: Upscaler, scale: int, small: np.ndarray) -> np.ndar
     return np.asarray(large.resize((width * scale, height * scale), LANCZOS))
 
 
-def _measure(sample: Sample, upscale: Upscale, scale: int, metrics: Mapping[str, Metric]) -> Row:
+def _measure(sample: Sample, upscale: Upscale, scale: int, metrics: Mapping[str, Metric]) -> Record:
     small, original = sample.load(scale)
     upscaled = upscale(small)
     values = {} if original is None else asdict(compare(upscaled, original))
@@ -139,7 +140,7 @@ def _measure(sample: Sample, upscale: Upscale, scale: int, metrics: Mapping[str,
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _means(rows: Sequence[Row], methods: Sequence[str], metrics: Sequence[str]) -> str:
+def _means(rows: Sequence[Record], methods: Sequence[str], metrics: Sequence[str]) -> str:
     """A row for each method."""
     names = [name for name in (*FORMATS, *metrics) if any(name in row for row in rows)]
     means = {
@@ -159,10 +160,10 @@ def _means(rows: Sequence[Row], methods: Sequence[str], metrics: Sequence[str]) 
         lines.append([method, *cells])
     if "psnr" in names:
         header.insert(2, "gain")
-    return _table(header, lines)
+    return table(header, lines)
 
 
-def _each(rows: Sequence[Row], methods: Sequence[str]) -> str:
+def _each(rows: Sequence[Record], methods: Sequence[str]) -> str:
     """A row for each picture: PSNR-Y and sharpness of each method."""
     header = ["picture"]
     header += [f"{method} {what}" for what in ("PSNR-Y", "sharpness") for method in methods]
@@ -175,12 +176,7 @@ def _each(rows: Sequence[Row], methods: Sequence[str]) -> str:
             for row in group
         ]
         lines.append([group[0]["picture"], *cells])
-    return _table(header, lines)
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(header, lines)
 
 
 def _name(bundle: Path) -> str:
@@ -200,7 +196,7 @@ def _digest(file: Path) -> str:
         raise samples.SampleError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _read(file: Path | None) -> list[Row]:
+def _read(file: Path | None) -> list[Record]:
     if file is None or not file.exists():
         return []
     try:
@@ -210,7 +206,7 @@ def _read(file: Path | None) -> list[Row]:
     return rows
 
 
-def _write(file: Path | None, rows: Sequence[Row]) -> None:
+def _write(file: Path | None, rows: Sequence[Record]) -> None:
     if file is None:
         return
     partial = file.with_name(f".{file.name}.partial")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lpnsr.benchmarks import table
-from lpnsr.benchmarks.measure import Options
+from lpnsr.benchmarks.measure import MeasureOptions
 from lpnsr.benchmarks.workloads import WORKLOADS
 from lpnsr.runtime.bundle import BUILTIN
 
@@ -18,5 +18,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     settled = args.spread / 100
-    options = Options(args.runs, settled, bundle=BUILTIN, compiles=args.compile)
+    options = MeasureOptions(args.runs, settled, bundle=BUILTIN, compiles=args.compile)
     return table.measure_all(WORKLOADS["quick"], options, args)

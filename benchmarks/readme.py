@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lpnsr.benchmarks import folder, plots, report, scaling, stages, training
+from lpnsr.benchmarks import folder, pages, plots, scaling, stages, training
 
 RESULTS = Path("benchmarks/results")
 PAGES = (Path("README.md"), Path("benchmarks/README.md"))
@@ -38,13 +38,13 @@ def kinds(name: str) -> tuple[Show, Show, Plot | None]:
         return training.describe, training.describe, None
     if name == "folder":
         return partial(folder.describe, main=True), folder.describe, None
-    return partial(report.whole, main=True), report.whole, plots.speed_against_psnr
+    return partial(pages.whole, main=True), pages.whole, plots.speed_against_psnr
 
 
 def shown(name: str, root: Path, main: bool = False) -> str:
     """Markdown of one file of results, or of "speed"; with `main`, the part that READMEs have."""
     if name == "speed":
-        return report.summary([_kept(each, root) for each in SPEED])
+        return pages.summary([_kept(each, root) for each in SPEED])
     kept = _kept(name, root)
     short, full, _ = kinds(name)
     return (short if main else full)(kept)

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from lpnsr.benchmarks import machine, process, report
+from lpnsr.benchmarks import isolated, machine
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.timing import seconds, spread
 from lpnsr.export.check.verify import random_input
 from lpnsr.export.pack import pack
 from lpnsr.models.presets import get_preset
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 
 SIDES = (64, 128, 256, 512, 1024, 2048)
@@ -63,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as cache:
         runs = args.runs
         for side in args.sides:
-            task = process.Task(
+            task = isolated.Trial(
                 str(BUILTIN), args.backend, args.precision, (side, side), cache, runs
             )
             print(f"{side}x{side}", file=sys.stderr)
-            kept["sizes"].append(_size(side, process.measure(task)))
+            kept["sizes"].append(_size(side, isolated.measure(task)))
             # The next picture takes about four times as long.
             runs = runs if 4 * median(kept["sizes"][-1]["seconds"]) < TIMED else 1
             _write(args.json, kept)
@@ -88,7 +89,7 @@ def _write(file: Path | None, kept: dict) -> None:
         file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def _size(side: int, found: process.Measured) -> dict:
+def _size(side: int, found: isolated.Measured) -> dict:
     return {
         "side": side,
         "seconds": found.seconds,
@@ -147,14 +148,14 @@ def describe(kept: dict) -> str:
     machine = kept["machine"]
     parts = [
         f"{machine['processor']}, {machine['cores']} cores. {summary(kept)}",
-        report.table(header, lines),
+        table(header, lines),
     ]
     if kept["batches"]:
         lines = [
             [str(e["batch"]), spread(e["seconds"]), f"{median(e['seconds']) / e['batch']:.3f} s"]
             for e in kept["batches"]
         ]
-        parts.append(report.table(["batch of 64x64", "median, spread", "per tile"], lines))
+        parts.append(table(["batch of 64x64", "median, spread", "per tile"], lines))
     return "\n\n".join(parts)
 
 

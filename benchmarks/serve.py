@@ -21,7 +21,8 @@ from statistics import median
 
 import numpy as np
 
-from lpnsr.benchmarks import report, small
+from lpnsr.benchmarks import small
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.timing import seconds
 from lpnsr.runtime.bundle import BUILTIN
 from lpnsr.runtime.command.jobs import plan
@@ -89,7 +90,7 @@ def measure(model: Path, count: int, clients: Sequence[int], runs: int) -> str:
         )
     header = ["", "pictures/s", "of lpnsr-run", "latency, median", "latency, 99 %"]
     sides = f"{small.SIDES[0]} to {small.SIDES[1]}"
-    return f"{count} pictures of {sides} pixels a side; {choice}\n\n{report.table(header, lines)}"
+    return f"{count} pictures of {sides} pixels a side; {choice}\n\n{table(header, lines)}"
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from lpnsr.benchmarks import count, machine, plots
 from lpnsr.benchmarks.count import calls_of
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import build_chain
 from lpnsr.benchmarks.methods import EAGER
-from lpnsr.benchmarks.report import table
 from lpnsr.benchmarks.timing import WITHIN, Row, Run, spread, time_in_turns, times_as_fast
 from lpnsr.export.check.calls import Call, record
 from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime, run_openvino

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lpnsr.benchmarks import machine, report
-from lpnsr.benchmarks.measure import Options, measure
+from lpnsr.benchmarks import machine, pages
+from lpnsr.benchmarks.measure import MeasureOptions, measure
 from lpnsr.benchmarks.workloads import WORKLOADS, Workload
 from lpnsr.runtime.tiles.sizes import parse_tile
 
@@ -66,7 +66,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, runs: int) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     workload = WORKLOADS[args.name].resized(args.batch, args.size)
-    options = Options(
+    options = MeasureOptions(
         args.runs,
         args.spread / 100,
         args.weights,
@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure_all(
-    workload: Workload, options: Options, args: argparse.Namespace, only: Collection[str] = ()
+    workload: Workload,
+    options: MeasureOptions,
+    args: argparse.Namespace,
+    only: Collection[str] = (),
 ) -> int:
     """Measure the models of a workload one after the other; print and write.
 
@@ -109,7 +112,7 @@ def measure_all(
         about[machine.RATES] = machine.rates(about[machine.RATES])
         if args.json:  # what there is stays, also if the rest is interrupted
             args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    text = report.whole(kept)
+    text = pages.whole(kept)
     print(text)
     if args.markdown:
         args.markdown.write_text(text + "\n", encoding="utf-8")

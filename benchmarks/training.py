@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lpnsr.benchmarks import machine, report, weights
+from lpnsr.benchmarks import deterministic, machine
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.timing import spread
 from lpnsr.benchmarks.workloads import TRAINING, TRAINING_BATCH
 from lpnsr.models.presets import Preset, get_preset
@@ -96,7 +97,7 @@ def describe(kept: dict[str, Any]) -> str:
         f"`lpnsr-train denoiser`, {batch} crops of {kept['crop']}x{kept['crop']}, autocast to "
         f"bfloat16, all activations kept, {runs} iterations; {about['processor']}, "
         f"{about['cores']} cores" + (f", {about['GPU']}" if about["GPU"] else "") + f".{other}\n\n"
-    ) + report.table(header, lines)
+    ) + table(header, lines)
 
 
 def _measure(name: str, batch: int, crop: int, runs: int) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _write_inputs(preset: Preset, folder: Path, crop: int) -> None:
     Image.fromarray(pixels).save(folder / "photos" / "noise.png")
     chain = preset.build()
     with torch.no_grad():
-        weights.fill(chain)
+        deterministic.fill(chain)
     for role, network in preset.networks.items():
         if role != STAGE:
             file = (folder / network.files[0]).with_suffix(".safetensors")

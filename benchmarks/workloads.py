@@ -1,6 +1,6 @@
 """What is measured, as data: models, batch and picture size, and what others have published.
 
-Published figures were measured by their authors, on their hardware; they stand beside ours and are
+Published figures were measured by their authors, on their hardware; they are shown beside ours and
 never computed with.
 """
 

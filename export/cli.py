@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from tqdm import tqdm
 from lpnsr.export.check.sentences import sentence
 from lpnsr.export.engines import command
 from lpnsr.export.triton import repository
-from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, PRESETS, ROLES, STARTS
+from lpnsr.models.roles import NOISE_KINDS, PRECISIONS, ROLES, STARTS, SUMMARIES
 from lpnsr.runtime.bundle import Bundle
+from lpnsr.runtime.command.arguments import natural, positive
 from lpnsr.runtime.home import bundle_folder
 from lpnsr.runtime.manifest import TOPOLOGIES
 from lpnsr.runtime.tiles.sizes import parse_tile
@@ -27,7 +27,7 @@ EXTRA = "pip install 'lpnsr[cpu,export]'"
 _EPILOG = "\n".join(
     (
         "presets:",
-        *(f"  {name:<12} {text}" for name, text in PRESETS.items()),
+        *(f"  {name:<12} {text}" for name, text in SUMMARIES.items()),
         "",
         "exit codes:",
         "  0    the bundle is written, or sound",
@@ -40,7 +40,7 @@ _EPILOG = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     args = _parse(argv)
-    # A request to stop unwinds like Ctrl-C, so that nothing half-written stays behind.
+    # A request to stop unwinds like Ctrl-C, so that nothing half-written is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.bundle:
         return command.main(args)
@@ -130,13 +130,13 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         type=Path,
         metavar="DIR",
-        help="a bundle that is there, or its name, for --engine and --triton",
+        help="an existing bundle, or its name, for --engine and --triton",
     )
     target.add_argument(
         "--verify",
         type=Path,
         metavar="DIR",
-        help="a bundle that is there, to be compared with eager PyTorch anew, and its engines with "
+        help="an existing bundle, to be compared with eager PyTorch again, and its engines with "
         "their graphs; takes --weights",
     )
     parser.add_argument(
@@ -167,16 +167,16 @@ def _add_variant(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--steps",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="run the last K steps of the chain, from x_K (default: all); dmsr: any number",
     )
     add(
         "--timestep",
-        type=_whole,
+        type=natural,
         metavar="T",
-        help="dmsr: take every picture for degraded as far as this timestep of the diffusion "
-        "model, 250 say, instead of estimating it",
+        help="dmsr: assume that every picture is degraded to this timestep of the diffusion "
+        "model, such as 250, instead of estimating it",
     )
     add(
         "--noise",
@@ -200,7 +200,7 @@ def _add_graphs(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--batch",
-        type=_positive,
+        type=positive,
         nargs="+",
         default=[1],
         metavar="N",
@@ -223,17 +223,17 @@ def _add_graphs(group: argparse._ArgumentGroup) -> None:
 
 
 def add_downloads(parser: argparse.ArgumentParser) -> None:
-    """Add the options for downloads, which `lpnsr.export.weights.obtain` reads."""
+    """Add the options for downloads, which `lpnsr.export.obtaining.obtain` reads."""
     group = parser.add_argument_group("downloads")
     group.add_argument(
         "--download",
         action="store_true",
-        help="fetch checkpoints that are not in --weights, once, to the cache ($LPNSR_HOME)",
+        help="fetch checkpoints that are not in --weights, once, into the cache ($LPNSR_HOME)",
     )
     group.add_argument(
         "--accept-licences",
         action="store_true",
-        help="accept the terms of what is downloaded, which are printed, without being asked",
+        help="accept the printed terms of what is downloaded without being asked",
     )
     group.add_argument(
         "--offline",
@@ -242,21 +242,9 @@ def add_downloads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]*", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
-    return int(text)
-
-
 def _verify(args: argparse.Namespace) -> None:
     from lpnsr.export.check.parity import verify_bundle
-    from lpnsr.export.weights import obtain
+    from lpnsr.export.obtaining import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
 
@@ -270,8 +258,8 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from lpnsr.export.obtaining import obtain
     from lpnsr.export.pack import check_target, pack, stages
-    from lpnsr.export.weights import obtain
     from lpnsr.models.presets import get_preset
     from lpnsr.models.variants import vary
     from lpnsr.models.weights import load_chain

@@ -16,7 +16,6 @@ from lpnsr.export.check.ranges import settle
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.graph.builder import Identity, identity
 from lpnsr.export.graph.composing import single
-from lpnsr.export.graph.precision import DTYPES
 from lpnsr.export.graph.stage_graphs import stage_graphs
 from lpnsr.export.graph.trace import trace_stage
 from lpnsr.export.graph.unroll import precise_ends, unroll
@@ -137,7 +136,7 @@ def _trace_all(
         traced = {}
         for stage, precision in types.items():
             progress(f"trace {stage} {_label(batch, tile)}")
-            traced[stage] = trace_stage(chain, preset, stage, batch, tile, DTYPES[precision])
+            traced[stage] = trace_stage(chain, preset, stage, batch, tile, precision)
         graph, models = _compose(chain, preset, traced, batch, tile, topology)
         last = chain.stages[-1].name
         decoder = single(chain, preset, traced[last], last)

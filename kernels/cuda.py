@@ -60,10 +60,10 @@ def build(arch: str, name: str = "residual_shift") -> ObjectCode:
     """Compile a source of this folder for one of `ARCHITECTURES`; needs NVRTC, but no GPU.
 
     Raises:
-        KernelError: CUDA's headers are missing.
+        KernelError: CUDA's headers or its compiler are missing.
     """
     from cuda.core import Program, ProgramOptions
-    from cuda.pathfinder import find_nvidia_header_directory
+    from cuda.pathfinder import DynamicLibNotFoundError, find_nvidia_header_directory
 
     # Not the headers that newer versions of NVRTC bring along: PyTorch pins older ones.
     headers = find_nvidia_header_directory("cudart")
@@ -77,7 +77,10 @@ def build(arch: str, name: str = "residual_shift") -> ObjectCode:
         fma=False,  # sums as on a CPU
         include_path=[str(source.parent), headers],
     )
-    return Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin")
+    try:
+        return Program(source.read_text(encoding="utf-8"), "c++", options).compile("cubin")
+    except DynamicLibNotFoundError as error:
+        raise KernelError(f"CUDA's compiler NVRTC is missing; {_INSTALL}") from error
 
 
 class Kernels:

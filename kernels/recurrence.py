@@ -69,7 +69,7 @@ class Step:
     input_scale: float = 1.0
 
 
-class Stage(Protocol):
+class ChainStage(Protocol):
     """What `drive` has to know of a stage."""
 
     @property
@@ -81,7 +81,7 @@ class Stage(Protocol):
         """Names of the values that it gives."""
 
 
-S = TypeVar("S", bound=Stage, contravariant=True)
+S = TypeVar("S", bound=ChainStage, contravariant=True)
 
 
 class Executor(Protocol[S]):

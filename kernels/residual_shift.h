@@ -25,7 +25,7 @@ using i32 = int;
 using u64 = unsigned long long;
 static_assert(sizeof(u32) == 4 && sizeof(i32) == 4 && sizeof(u64) == 8, "unusual integers");
 
-// Factors of one step; see Step in __init__.py.
+// Factors of one step; see Step in recurrence.py.
 struct Step {
   float state, prediction, start, noise, next_scale;
 };

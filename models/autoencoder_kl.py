@@ -16,7 +16,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpnsr.models.diffusion_blocks import Downsample, ResnetBlock, Upsample, attend
+from lpnsr.models.diffusion_blocks import Downsample, ResnetBlock, attend
+from lpnsr.models.upsampler import Upsample
 
 EPS = 1e-6
 LAST_TIMESTEP = 500.0
@@ -63,7 +64,7 @@ class KLAttention(nn.Module):
         return x + self.to_out[0](mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Middle(nn.Module):
+class KLMiddle(nn.Module):
     """Two residual blocks with attention between them."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -76,7 +77,7 @@ class Middle(nn.Module):
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class Level(nn.Module):
+class KLLevel(nn.Module):
     """Residual blocks of one resolution; all levels but the last change it after them."""
 
     downsamplers: nn.ModuleList
@@ -98,13 +99,13 @@ class Encoder(nn.Module):
         widths, groups = config.widths, config.groups
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            Level(inner, outer, config.blocks, groups)
+            KLLevel(inner, outer, config.blocks, groups)
             for inner, outer in zip([widths[0], *widths], widths, strict=False)
         )
         for level, width in zip(self.down_blocks[:-1], widths, strict=False):
             # Trained with a border at the right and bottom only.
             level.downsamplers = nn.ModuleList([Downsample(width, (0, 1, 0, 1))])
-        self.mid_block = Middle(widths[-1], groups)
+        self.mid_block = KLMiddle(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -125,9 +126,9 @@ class Decoder(nn.Module):
         super().__init__()
         widths, groups = config.widths[::-1], config.groups
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = Middle(widths[0], groups)
+        self.mid_block = KLMiddle(widths[0], groups)
         self.up_blocks = nn.ModuleList(
-            Level(inner, outer, config.blocks + 1, groups)
+            KLLevel(inner, outer, config.blocks + 1, groups)
             for inner, outer in zip([widths[0], *widths], widths, strict=False)
         )
         for level, width in zip(self.up_blocks[:-1], widths, strict=False):
@@ -203,9 +204,9 @@ class KLDecoder(nn.Module):
         return self.decoder(self.post_quant_conv(latent / self.config.scaling))
 
 
-def _levels(blocks: nn.ModuleList) -> Iterable[Level]:
+def _levels(blocks: nn.ModuleList) -> Iterable[KLLevel]:
     # What a container holds has no type.
-    return cast(Iterable[Level], blocks)
+    return cast(Iterable[KLLevel], blocks)
 
 
 def _without(weights: Mapping[str, Tensor], others: tuple[str, ...]) -> dict[str, Tensor]:

@@ -127,10 +127,8 @@ class Chain(nn.Module):
 
     def estimate(self, lr: Tensor) -> dict[str, Tensor]:
         """What is made once for a whole picture, of one of its tiles, by name."""
-        executor = Eager(self, {"lr": lr}, ())
-        for stage in self._of((PICTURE,)):
-            executor.call(stage, self.schedule.updates()[0], 0)
-        return {name: executor.values[name] for name in executor.values if name != "lr"}
+        values = self._before(lr, (PICTURE,))
+        return {name: value for name, value in values.items() if name != "lr"}
 
     def forward(self, lr: Tensor, noise: Tensor, **given: Tensor) -> Tensor:
         """Upscale.
@@ -156,10 +154,7 @@ class Chain(nn.Module):
 
     def encode(self, lr: Tensor) -> Tensor:
         """Latent y where the chain starts."""
-        executor = Eager(self, {"lr": lr}, ())
-        for stage in self._of((PICTURE, START)):
-            executor.call(stage, self.schedule.updates()[0], 0)
-        return executor.values["y"]
+        return self._before(lr, (PICTURE, START))["y"]
 
     def reverse(self, y: Tensor, lr: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
         """The reverse chain from latent y to latent x_0, or the state after its first `steps`.
@@ -209,7 +204,7 @@ class Chain(nn.Module):
     def told(
         self, stage: Stage, step: Step, device: torch.device | str = "cpu"
     ) -> tuple[object, ...]:
-        """What a stage is told of a timestep: one thing, or nothing if it does not want to know.
+        """What a stage is told of the timestep: one value, or nothing if it does not depend on it.
 
         It is the same for the whole batch, over which it broadcasts.
         """
@@ -221,6 +216,13 @@ class Chain(nn.Module):
 
     def _of(self, phases: Collection[str]) -> list[Stage]:
         return [stage for stage in self.stages if stage.phase in phases]
+
+    def _before(self, lr: Tensor, phases: Collection[str]) -> dict[str, Tensor]:
+        """The values after some of the phases before the chain."""
+        executor = Eager(self, {"lr": lr}, ())
+        for stage in self._of(phases):
+            executor.call(stage, self.schedule.updates()[0], 0)
+        return executor.values
 
     def _execute(
         self,

@@ -61,7 +61,7 @@ def load_weights(
     if problems:
         advice = f"; take that of {source}" if source else ""
         raise CheckpointError(
-            f"{file} is no checkpoint of the {role}: {'; '.join(problems)}{advice}"
+            f"{file} is not a checkpoint of the {role}: {'; '.join(problems)}{advice}"
         )
     network.load_state_dict({key: value.float() for key, value in weights.items()})
 

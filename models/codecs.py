@@ -85,7 +85,7 @@ class VQAttention(nn.Module):
         return x + self.proj_out(mixed.reshape(x.shape))
 
 
-class Level(nn.Module):
+class VQLevel(nn.Module):
     """One resolution of encoder or decoder: residual blocks, then a change of resolution."""
 
     downsample: nn.ModuleDict
@@ -108,7 +108,7 @@ class Level(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class VQEncoder(nn.Module):
     """Picture -> unquantised latent, before the 1x1 convolution that ends encoding."""
 
     def __init__(self, config: VQConfig) -> None:
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         self.down = nn.ModuleList(
-            Level(inner, outer, config.blocks)
+            VQLevel(inner, outer, config.blocks)
             for inner, outer in zip([config.channels, *widths], widths, strict=False)
         )
         for level, width in zip(self.down[:-1], widths, strict=False):
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(_run_middle(self.mid, x))))
 
 
-class Decoder(nn.Module):
+class VQDecoder(nn.Module):
     """Quantised latent, after the 1x1 convolution that starts decoding -> picture."""
 
     def __init__(self, config: VQConfig) -> None:
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = _middle(widths[-1])
         self.up = nn.ModuleList(
-            Level(inner, outer, config.blocks + 1)
+            VQLevel(inner, outer, config.blocks + 1)
             for inner, outer in zip([*widths[1:], widths[-1]], widths, strict=True)
         )
         for level, width in zip(self.up[1:], widths[1:], strict=True):
@@ -164,8 +164,8 @@ class VQCodec(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         channels = config.latent_channels
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = VQEncoder(config)
+        self.decoder = VQDecoder(config)
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(config.codes, channels)})
         self.quant_conv = nn.Conv2d(channels, channels, 1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 1)

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class ResnetBlock(nn.Module):
-    """Residual block: twice group norm, swish, convolution; a shift in between tells the timestep.
+    """Residual block: twice group norm, swish, convolution; the timestep shifts what is between.
 
     Args:
         in_channels: of its input.
         out_channels: of its output.
         groups: of the norms.
         eps: of the norms.
-        embedding: width of the timestep's embedding; 0 for a block that is told none.
+        embedding: width of the timestep's embedding; 0 for a block that does not depend on it.
     """
 
     def __init__(
@@ -57,18 +57,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
         return self.conv(F.pad(x, self.border))
-
-
-class Upsample(nn.Module):
-    """Doubles the sides: nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def attend(

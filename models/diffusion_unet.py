@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpnsr.models.diffusion_blocks import Downsample, ResnetBlock, Upsample, attend
+from lpnsr.models.diffusion_blocks import Downsample, ResnetBlock, attend
 from lpnsr.models.swin_unet import timestep_embedding
+from lpnsr.models.upsampler import Upsample
 
 LAYER_EPS, TRANSFORMER_EPS = 1e-5, 1e-6
 
@@ -132,7 +133,7 @@ class Transformer(nn.Module):
         return x + tokens.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """Residual blocks of one resolution, each followed by a transformer where the level has any."""
 
     downsamplers: nn.ModuleList
@@ -156,7 +157,7 @@ class Level(nn.Module):
         return self.attentions[number](x) if hasattr(self, "attentions") else x
 
 
-class Middle(nn.Module):
+class UNetMiddle(nn.Module):
     """Two residual blocks with a transformer between them."""
 
     def __init__(self, channels: int, config: DiffusionUNetConfig) -> None:
@@ -187,16 +188,16 @@ class DiffusionUNet(nn.Module):
         for width in widths:
             deepest = len(self.down_blocks) == len(widths) - 1
             takes = (below, *[width] * (config.blocks - 1))
-            level = Level(takes, width, not deepest, config)
+            level = UNetLevel(takes, width, not deepest, config)
             if not deepest:
                 level.downsamplers = nn.ModuleList([Downsample(width, (1, 1, 1, 1))])
             self.down_blocks.append(level)
             skips += [width] * (config.blocks if deepest else config.blocks + 1)
             below = width
-        self.mid_block = Middle(last, config)
+        self.mid_block = UNetMiddle(last, config)
         for width in reversed(widths):
             takes = tuple(w + skips.pop() for w in (below, *[width] * config.blocks))
-            level = Level(takes, width, bool(self.up_blocks), config)
+            level = UNetLevel(takes, width, bool(self.up_blocks), config)
             if len(self.up_blocks) < len(widths) - 1:
                 level.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(level)
@@ -257,9 +258,9 @@ class DiffusionUNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-def _levels(blocks: nn.ModuleList) -> Iterable[Level]:
+def _levels(blocks: nn.ModuleList) -> Iterable[UNetLevel]:
     # What a container holds has no type.
-    return cast(Iterable[Level], blocks)
+    return cast(Iterable[UNetLevel], blocks)
 
 
 def _block(in_channels: int, out_channels: int, config: DiffusionUNetConfig) -> ResnetBlock:

@@ -5,9 +5,9 @@ chain. To add one:
 
 1. Write the networks it lacks (`lpnsr.models`), with the state-dict keys of their checkpoints.
 2. Write a function like `residual_shift` that lists its stages. A stage names its inputs and
-   outputs; `lpnsr.kernels.recurrence` tells which names have a meaning of their own. At the least,
-   something has to make y of lr, x0 of scaled, and sr of state. Other names are the family's own
-   (`Preset.shapes` tells the shapes of those that are not latents).
+   outputs; `lpnsr.kernels.recurrence` lists the names that have a meaning of their own. At the
+   least, something has to make y of lr, x0 of scaled, and sr of state. Other names are the family's
+   own (`Preset.shapes` has the shapes of those that are not latents).
 3. Add a preset to `lpnsr.models.presets` with this family, its networks and its schedule.
 
 Nothing else: tracing, both topologies, verification, the bundle and the runtime go by this data.
@@ -71,8 +71,8 @@ class Stage:
         inputs: names of the values that it takes.
         outputs: names of the values that it gives.
         compute: makes the outputs, one tensor or several, of the networks, followed by the inputs,
-            followed, if `folded`, by what the timestep comes to.
-        folded: whether it is told the step's timestep: what the method `modulation` of its first
+            followed, if `folded`, by what the timestep becomes.
+        folded: whether it depends on the step's timestep: what the method `modulation` of its first
             network makes of a timestep (1,), tensors in any nesting, is computed at export and is
             a constant of the graph. A timestep that another stage computes is an input like others.
         precise: whether it decides something that has near-ties, and so stays float32 whatever the
@@ -95,7 +95,7 @@ class Stage:
 
         Args:
             networks: in the order of `networks`.
-            arguments: the inputs, followed, if `folded`, by what the timestep comes to.
+            arguments: the inputs, followed, if `folded`, by what the timestep becomes.
         """
         outputs = self.compute(*networks, *arguments)
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
@@ -192,7 +192,7 @@ class NoiseWeight(nn.Module):
 
 
 def denoise(unet: nn.Module, *inputs: Unpack[PicturesAndTimestep]) -> Tensor:
-    """A network on its pictures side by side, and what the timestep comes to."""
+    """A network on its pictures side by side, and what the timestep becomes."""
     *pictures, modulation = inputs
     return unet(torch.cat(pictures, dim=1), modulation)
 

@@ -1,4 +1,4 @@
-"""Denoiser and noise predictor of a chain that is to cost next to nothing."""
+"""Denoiser and noise predictor of a chain that costs next to nothing."""
 
 from __future__ import annotations
 

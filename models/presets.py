@@ -91,8 +91,8 @@ class Preset:
         weights: folder with the checkpoint files where they come with the package.
         scale: factor between input and output sides.
         tolerance: what export accepts.
-        bfloat16: stages that are bfloat16 in mixed precision, because float16 cannot hold what
-            they compute; the others are float16.
+        bf16: stages that are bf16 in mixed precision, because fp16 cannot hold what they
+            compute; the others are fp16.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Preset:
     weights: Path | None = None
     scale: int = 4
     tolerance: Tolerance = field(default_factory=Tolerance)
-    bfloat16: tuple[str, ...] = ("pre_upsampler",)
+    bf16: tuple[str, ...] = ("pre_upsampler",)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -314,7 +314,7 @@ PRESETS = {
             latent_side=0.5,
             shapes={"timestep": ()},
             multiple=16,
-            bfloat16=(),
+            bf16=(),
         ),
         Preset(
             name="real-esrgan",
@@ -324,7 +324,7 @@ PRESETS = {
             latent_channels=3,
             latent_side=4.0,
             multiple=8,
-            bfloat16=(),
+            bf16=(),
         ),
         Preset(
             name="lpnsr-tiny",

@@ -19,8 +19,8 @@ STARTS = ("bicubic", "swinir")
 NOISE_KINDS = ("predicted", "gaussian", "zero")
 # What the networks of a graph compute in; in mixed precision each has its own type.
 PRECISIONS = ("fp32", "fp16", "bf16", "mixed")
-# The presets, whose networks and weights `lpnsr.models.presets` has.
-PRESETS = {
+# A line on each preset; `lpnsr.models.presets` has its networks and weights.
+SUMMARIES = {
     "lpnsr": "4 steps with predicted noise",
     "resshift": "4 steps",
     "resshift-15": "15 steps",

@@ -1,4 +1,4 @@
-"""Where published checkpoints are to be had, what they must hash to, and under which terms.
+"""Where published checkpoints are, what they must hash to, and under which terms.
 
 Each entry says where its facts come from. A size or SHA-256 that nobody has published is left out;
 `lpnsr.models.download` then keeps what the first download had.
@@ -46,7 +46,7 @@ class Source:
     """How to get one checkpoint file.
 
     Attributes:
-        addresses: where it is, what is tried first first; empty if there is no direct address.
+        addresses: where it is, in the order of trying; empty if there is no direct address.
         licence: its terms.
         page: where people find it.
         size: in bytes.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpnsr.models.upsampler import NearestUpsampler
+from lpnsr.models.upsampler import NearestUpsampler, Upsample
 from lpnsr.models.windows import WindowAttention, resshift_mask
 
 Affine = tuple[Tensor, Tensor]
@@ -26,8 +26,8 @@ class SwinUNetConfig:
         channels: width of the first level.
         multipliers: width of each level as a multiple of `channels`.
         blocks: residual blocks a level (the way up has one more).
-        groups: groups of every group norm; 0 for a network without norms, where no place hangs on
-            the statistics of all others, and so on how large the input is.
+        groups: groups of every group norm; 0 for a network without norms, where no position depends
+            on the statistics of all others, and so on the size of the input.
         swin_channels: embedding width of the Swin layers.
         head_channels: channels of one attention head.
         mlp_ratio: hidden width of the Swin MLPs as a multiple of `swin_channels`.
@@ -88,7 +88,7 @@ class ResBlock(nn.Module):
     def affine(self, embedding: Tensor) -> Affine:
         """Weight and bias of the second group norm at one timestep, each (B, C, 1, 1).
 
-        The norm's own weight and bias are merged with the scale and shift that hang on the
+        The norm's own weight and bias are merged with the scale and shift that depend on the
         timestep, so that a graph for a fixed timestep holds them as two constants.
         """
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -151,7 +151,7 @@ class SwinLayer(nn.Module):
         return self.patch_unembed["proj"](self.blocks(self.patch_embed["proj"](x)))
 
 
-class Downsample(nn.Module):
+class SwinDownsample(nn.Module):
     """Halves both sides with a strided convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -161,18 +161,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
         return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Doubles both sides: nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class SwinUNet(NearestUpsampler):
@@ -209,7 +197,7 @@ class SwinUNet(NearestUpsampler):
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
+                self.input_blocks.append(nn.ModuleList([SwinDownsample(channels)]))
                 skips.append(channels)
 
         self.middle_block = nn.ModuleList(

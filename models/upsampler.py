@@ -1,4 +1,4 @@
-"""The x4 upsampler `nearest+conv`, with which several networks end."""
+"""Upsampling by nearest neighbours and a convolution, by 2 and, at the end of a network, by 4."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Upsample(nn.Module):
+    """Doubles both sides: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
 class NearestUpsampler(nn.Module):
-    """Base of networks that turn features into a picture four times the size.
+    """Base of networks that turn features into a picture four times the size (`nearest+conv`).
 
     It is a base and not a part, because in checkpoints these layers stand among the network's own.
 

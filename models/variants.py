@@ -58,7 +58,7 @@ def vary(
 
 
 def describe(preset: Preset) -> dict[str, int | str | list[str]]:
-    """What tells variants of a preset apart.
+    """What distinguishes variants of a preset.
 
     Returns:
         `steps`, the length of the chain; `noise`, the kind that each step but the last adds;

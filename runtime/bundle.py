@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lpnsr.runtime.home import bundle_folder
-from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest, Stage
+from lpnsr.runtime.manifest import MANIFEST, BundleError, Graph, Manifest, StageGraph
 from lpnsr.runtime.onnxfile import DamagedError, references
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Bundle:
         return bundle
 
     def graph_path(self, graph: Graph) -> Path:
-        """Where the ONNX file of an unrolled `graph` lies."""
+        """Path of the ONNX file of an unrolled `graph`."""
         return self.path / graph.file
 
-    def stage_path(self, stage: Stage) -> Path:
-        """Where the ONNX file of a stage lies."""
+    def stage_path(self, stage: StageGraph) -> Path:
+        """Path of the ONNX file of a stage."""
         return self.path / stage.file
 
     def sources(self, file: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Bundle:
         return {name: self.manifest.files[name] for name in dict.fromkeys(names)}
 
     def check(self, name: str, digest: str) -> Path:
-        """Where the file `name` lies, after a look at whether it is what it should be.
+        """Path of the file `name`, once it is known to be what it should be.
 
         Raises:
             BundleError: it is missing, its SHA-256 is not `digest`, or it is not in the bundle.
@@ -117,7 +117,7 @@ class Bundle:
 def locate(path: Path) -> Path:
     """The folder of a bundle, which may be called by its name: the cache's, or the built-in one.
 
-    A folder that is there goes before one of that name in the cache.
+    A folder of that name takes precedence over a bundle in the cache.
     """
     if (path / MANIFEST).is_file() or len(path.parts) != 1:
         return path

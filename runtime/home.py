@@ -21,7 +21,7 @@ def cache_folder() -> Path:
 
 
 def bundle_folder(name: str) -> Path:
-    """Where `lpnsr-export` puts the bundle of a preset if it is not told where."""
+    """Where `lpnsr-export` puts the bundle of a preset by default."""
     return cache_folder() / "bundles" / name
 
 

@@ -29,14 +29,14 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageGraph:
     """One network of a staged chain, with an ONNX graph of its own.
 
     Attributes:
         name: what it is called.
         file: file name inside the bundle.
         inputs: names of the graph's inputs, in order (see `lpnsr.kernels.recurrence`). One that is
-            told the timestep ends in `step`, (1,) int64, the number of the step from 0.
+            depends on the timestep ends in `step`, (1,) int64, the number of the step from 0.
         outputs: names of its outputs, in order.
         phase: when it is called, one of `lpnsr.kernels.recurrence.PHASES`.
     """
@@ -48,7 +48,7 @@ class Stage:
     phase: str
 
     @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Stage:
+    def from_fields(cls, fields: dict[str, Any]) -> StageGraph:
         """From what `asdict` and JSON have made of it.
 
         Raises:
@@ -87,8 +87,8 @@ class Graph:
     parity: dict[str, dict[str, float]]
     precisions: tuple[str, ...] = ("fp32",)
     stage_parity: dict[str, dict[str, float]] = field(default_factory=dict)
-    stages: tuple[Stage, ...] = ()
-    picture: tuple[Stage, ...] = ()
+    stages: tuple[StageGraph, ...] = ()
+    picture: tuple[StageGraph, ...] = ()
     given: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -112,7 +112,8 @@ class Graph:
         """
         height, width = fields["tile"]
         stages, picture = (
-            tuple(map(Stage.from_fields, fields.get(name, ()))) for name in ("stages", "picture")
+            tuple(map(StageGraph.from_fields, fields.get(name, ())))
+            for name in ("stages", "picture")
         )
         return cls(
             fields["file"],
@@ -271,15 +272,15 @@ class Manifest:
             if graph.stages:
                 _check_stages(graph, len(self.steps))
             if any(side * self.latent_side % 1 for side in graph.tile):
-                raise ValueError("a tile is no whole latent")
+                raise ValueError("a tile is not a whole number of latent values")
         if not set(self.precision.values()) <= set(PRECISIONS):
             raise ValueError("there is no such precision")
         if len(self.inputs) != 2:
             raise ValueError("there are two inputs")
         if type(self.draws) is not int or not 0 <= self.draws < 2**20:
-            raise ValueError("the number of draws is none")
+            raise ValueError("the number of draws is out of range")
         if not 0 < self.latent_side < 2**20:
-            raise ValueError("a latent has no sides")
+            raise ValueError("the side of a latent is out of range")
         counts = [self.scale, self.latent_channels]
         counts += [number for g in self.graphs for number in (*g.tile, g.batch)]
         if not all(type(count) is int and 0 < count < 2**20 for count in counts):

@@ -83,7 +83,7 @@ def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int,
         elif kind in (_FIXED64, _FIXED32):
             after = at + (8 if kind == _FIXED64 else 4)
         else:
-            raise DamagedError("it is no ONNX graph")
+            raise DamagedError("it is not an ONNX graph")
         if after > end:
             raise DamagedError("it is truncated")
         yield tag >> 3, kind, at, after

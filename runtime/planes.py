@@ -15,8 +15,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model, and what it is asked for.
+class RgbModel:
+    """A model for RGB pictures.
 
     Attributes:
         bands: upscales uint8 or uint16 (H, W, 3); takes `progress` and the `dtype` of the bands
@@ -34,7 +34,7 @@ def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def upscale(
-    model: Model,
+    model: RgbModel,
     pixels: np.ndarray,
     target: tuple[int, int],
     dtype: np.dtype,
@@ -73,7 +73,7 @@ def upscale(
 
 
 def _channels(
-    model: Model, pixels: np.ndarray, by_model: bool, progress: Progress | None
+    model: RgbModel, pixels: np.ndarray, by_model: bool, progress: Progress | None
 ) -> Iterator[np.ndarray]:
     """The picture at the model's scale, float32 (n, scale·W, C) in [-1, 1]."""
     if pixels.shape[2] in (1, 3):
@@ -93,7 +93,7 @@ def _channels(
 
 
 def _colors(
-    model: Model, pixels: np.ndarray, progress: Progress | None = None
+    model: RgbModel, pixels: np.ndarray, progress: Progress | None = None
 ) -> Iterator[np.ndarray]:
     """RGB (H, W, 3), or one plane (H, W, 1) as grey, at the model's scale in float32."""
     grey = pixels.shape[2] == 1
@@ -103,6 +103,6 @@ def _colors(
 
 
 def _on_white(band: np.ndarray) -> np.ndarray:
-    """Compose colors and alpha, the last channel, in [-1, 1] with white."""
+    """Compose colours and alpha, the last channel, in [-1, 1] with white."""
     opacity = (band[..., -1:] + 1) / 2
     return band[..., :-1] * opacity + (1 - opacity)

@@ -15,12 +15,12 @@ import psutil
 
 from lpnsr.runtime import backends, planes
 from lpnsr.runtime.backends import host_pictures, pool
-from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.base import NotFiniteError, Task
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs
-from lpnsr.runtime.planes import Model, Progress
+from lpnsr.runtime.planes import Progress, RgbModel
 from lpnsr.runtime.tiles import tiling
 from lpnsr.runtime.tiles.layout import TileLayout, choose
 
@@ -190,7 +190,8 @@ class Upscaler:
         Args:
             picture: grey or RGB, with or without alpha:
 
-                - an array (H, W) or (H, W, C) of uint8, uint16 or floating-point values in [0, 1];
+                - an array (H, W) or (H, W, C) of uint8, uint16 or floating-point values in [0, 1],
+                  or what gives one by `__array__` or DLPack;
                 - a PIL image in mode L, LA, RGB or RGBA;
                 - the path of a picture's file, of any kind that `lpnsr-run` reads;
                 - a PyTorch tensor (C, H, W) on the CPU, of the same types as arrays;
@@ -220,7 +221,7 @@ class Upscaler:
         most = self.bundle.manifest.scale
         if scale is not None and not 1 <= scale <= most:
             raise ValueError(f"scale {scale} is not from 1 to {most}")
-        model = Model(
+        model = RgbModel(
             partial(self.bands, seed=seed, deterministic=deterministic, color_fix=color_fix), most
         )
 
@@ -235,7 +236,7 @@ class Upscaler:
         return upscale(picture)
 
     def _upscale(
-        self, model: Model, picture: Any, scale: float | None, progress: Progress | None
+        self, model: RgbModel, picture: Any, scale: float | None, progress: Progress | None
     ) -> Any:
         given = inputs.convert(picture)
         size = planes.scaled(given.pixels.shape[:2], scale or model.scale)

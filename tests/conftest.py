@@ -70,15 +70,32 @@ def micro(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def micro_traces(micro):
-    """Traces stages of `micro`, each once in a session."""
+def micro_raw_traces(micro):
+    """Traces stages of `micro` without rewriting the graphs, each once in a session."""
+    from lpnsr.export.graph import passes
     from lpnsr.export.graph.trace import trace_stage
 
     @functools.cache
-    def traced(stage, batch, tile, dtype):
-        return trace_stage(micro.chain, micro.preset, stage, batch, tile, dtype)
+    def traced(stage, batch, tile, precision="fp32"):
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(passes, "rewrite", lambda model: None)
+            return trace_stage(micro.chain, micro.preset, stage, batch, tile, precision)
 
-    return lambda stage, batch, tile, dtype="float32": traced(stage, batch, tile, dtype)
+    return traced
+
+
+@pytest.fixture(scope="session")
+def micro_traces(micro_raw_traces):
+    """Traces of stages of `micro` as they are exported, each made once in a session."""
+    from lpnsr.export.graph.passes import rewrite
+
+    @functools.cache
+    def traced(stage, batch, tile, precision="fp32"):
+        model = micro_raw_traces(stage, batch, tile, precision).clone()
+        rewrite(model)
+        return model
+
+    return traced
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def random_model(preset, folder):
 
 
 # The same networks as in the full-size model, as small as they get, and two steps.
-_unet = partial(
+UNET = partial(
     SwinUNetConfig,
     channels=16,
     multipliers=(1,),
@@ -50,12 +50,12 @@ _unet = partial(
     mlp_ratio=2,
 )
 _swinir = SwinIRConfig(channels=16, depths=(2,), heads=2, features=8)
-_autoencoder = VQConfig(channels=32, multipliers=(1, 1, 1), blocks=1, codes=64)
+AUTOENCODER = VQConfig(channels=32, multipliers=(1, 1, 1), blocks=1, codes=64)
 _builders = {
     "pre_upsampler": partial(SwinIR, _swinir),
-    "autoencoder": partial(VQCodec, _autoencoder),
-    "denoiser": partial(SwinUNet, _unet(6, 3)),
-    "noise_predictor": partial(SwinUNet, _unet(9, 6)),
+    "autoencoder": partial(VQCodec, AUTOENCODER),
+    "denoiser": partial(SwinUNet, UNET(6, 3)),
+    "noise_predictor": partial(SwinUNet, UNET(9, 6)),
 }
 MICRO = Preset(
     name="micro",
@@ -71,7 +71,7 @@ _tiny_unet = partial(
 )
 _tiny_builders = {
     "pre_upsampler": partial(
-        SwinIR, SwinIRConfig(channels=48, depths=(4, 4), heads=3, features=24)
+        SwinIR, SwinIRConfig(channels=48, depths=(2, 2), heads=3, features=24)
     ),
     "denoiser": partial(SwinUNet, _tiny_unet(51, 48, channels=48, swin_channels=48, skip=True)),
     "noise_predictor": partial(
@@ -92,7 +92,7 @@ TINY = Preset(
 # UPSR, five steps.
 _auxiliary = ATDConfig(
     channels=16,
-    depths=(2, 2),
+    depths=(2,),
     heads=2,
     window=8,
     entries=8,
@@ -106,7 +106,7 @@ UPSR = Preset(
     networks={
         "auxiliary": Network(partial(ATD, _auxiliary), ("auxiliary.safetensors",)),
         "denoiser": Network(
-            partial(SwinUNet, _unet(144, 48, features=8)), ("denoiser.safetensors",)
+            partial(SwinUNet, UNET(144, 48, features=8)), ("denoiser.safetensors",)
         ),
     },
     latent_channels=48,

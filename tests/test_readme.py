@@ -1,5 +1,6 @@
 """The README's examples run, and its figures are those that the scripts print."""
 
+import ast
 import re
 import shlex
 import sys
@@ -10,11 +11,19 @@ import pytest
 from PIL import Image
 
 from lpnsr.benchmarks import cli as benchmarks
+from lpnsr.export import cli as export
 from lpnsr.models.training import cli as training
-from lpnsr.runtime.command import cli
+from lpnsr.runtime.bulk import cli as bulk
+from lpnsr.runtime.command import arguments, cli
+from lpnsr.runtime.serve import cli as serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    file
+    for folder in ("", "benchmarks", "export", "models", "runtime", "tests")
+    for file in sorted((ROOT / folder).glob("**/README.md" if folder else "README.md"))
+]
 
 
 def block(language, contains):
@@ -59,6 +68,34 @@ def test_the_runtimes_examples_run(tmp_path, monkeypatch):
     assert [type(each) for each in names["several"]] == [np.ndarray, Image.Image]
 
 
+def test_it_is_short():
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_it_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "//" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_messages_in_troubleshooting_are_said():
+    said = "\n".join(
+        node.value
+        for folder in ("export", "runtime")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    text = (ROOT / "runtime/README.md").read_text(encoding="utf-8")
+    table = rows(text.split("## Troubleshooting\n")[1])[2:]
+    assert len(table) >= 10
+    for cell, *_ in table:
+        quoted = re.findall(r"`(.+?)`", cell)
+        assert quoted
+        for part in (part.strip() for message in quoted for part in message.split("…")):
+            assert part in said, part
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "title"),
@@ -92,3 +129,25 @@ def rows(text):
 
 def number(text):
     return float(re.match(r"[-+]?[\d.]+", text)[0])
+
+
+PARSERS = {
+    "lpnsr-run": arguments.parse,
+    "lpnsr-export": export._parse,
+    "lpnsr-serve": lambda words: serve._parser().parse_args(words),
+    "lpnsr-bulk": lambda words: bulk._parser().parse_args(words),
+}
+
+
+@pytest.mark.parametrize("file", [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))])
+def test_the_commands_are_understood(file):
+    text = re.sub(r"\\?\n +(?=--)", " ", file.read_text(encoding="utf-8"))  # of one command
+    code = "".join(re.findall(r"```(?:sh|yaml)\n(.*?)```", text, flags=re.DOTALL))
+    code = re.sub(r"(?m)(^| )#.*$", "", code)
+    for line in re.findall(r"(?<![\w/.\[])lpnsr-[a-z]+(?: [^\n&|>']+)?", code):
+        name, *words = shlex.split(re.sub(r"\$[A-Z_]+", "3", line))
+        if name in PARSERS:
+            try:
+                PARSERS[name](words)
+            except SystemExit as end:
+                assert end.code in (0, None), line

@@ -22,7 +22,7 @@ class Call:
     Attributes:
         stage: which.
         function: computes it.
-        arguments: the inputs, followed, if the stage is told the timestep, by what this comes to.
+        arguments: the inputs, followed, if the stage depends on the timestep, by what this becomes.
         outputs: what it gives.
     """
 

@@ -35,7 +35,7 @@ from lpnsr.models.variants import vary
 from lpnsr.models.weights import find_weights, load_chain
 from lpnsr.runtime.backends import staged as runtime
 from lpnsr.runtime.bundle import Bundle
-from lpnsr.runtime.manifest import Graph, Stage
+from lpnsr.runtime.manifest import Graph, StageGraph
 
 FIRST = np.array([0])
 """Number of the first step."""
@@ -133,7 +133,7 @@ def _runs(
     def run(values: Values) -> Values:
         more = {}
 
-        def compute(stage: Stage, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def compute(stage: StageGraph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
             found = runs[stage.file](dict(zip(stage.inputs, inputs, strict=True)))
             more.update(found)
             return [found[name] for name in stage.outputs]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lpnsr.runtime.backends.onnxruntime_winograd import WEIGHTS_FOLDER, prepare
+from lpnsr.runtime.backends.openvino import HINTS
 
 Values = dict[str, np.ndarray]
 Run = Callable[[Values], Values]
@@ -58,8 +59,7 @@ def run_openvino(file: Path, precision: str) -> Run:
     """Runs the graph in `file` in "fp32" or, see `computes_bf16`, "bf16"."""
     import openvino
 
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-    settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
 
     def run(values: Values) -> Values:

@@ -111,7 +111,7 @@ def check(parity: Parity, tolerance: Tolerance) -> None:
     """Accept what `measure` found in float32 or fail.
 
     Raises:
-        ParityError: a figure is out of tolerance (or is no number).
+        ParityError: a figure is out of tolerance (or is not a number).
     """
     distance, share = parity["x0_relative_l2"], parity["sr_close_share"]
     if not distance <= tolerance.x0:
@@ -144,7 +144,7 @@ def check_narrow(parity: Parity, types: Mapping[str, str], tolerance: Tolerance)
         tolerance: the preset's.
 
     Raises:
-        ParityError: a figure is out of tolerance (or is no number).
+        ParityError: a figure is out of tolerance (or is not a number).
     """
     coarsest = "bf16" if "bf16" in types.values() else "fp16"
     x0 = {"fp16": tolerance.x0_fp16, "bf16": tolerance.x0_bf16}[coarsest]

@@ -180,7 +180,7 @@ def _compare_new(bundle: Bundle, graph: Graph, builder: str) -> None:
 
 
 def _gpu(text: str) -> str:
-    match = re.fullmatch(r"(?:sm_)?(\d{1,2})\.?(\d)", text)
+    match = re.fullmatch(r"(?:sm_)?([0-9]{1,2})\.?([0-9])", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability such as sm_89")
     return f"sm_{match[1]}{match[2]}"

@@ -20,9 +20,9 @@ from lpnsr.export.check.parity import label
 from lpnsr.export.check.run_onnx import run_onnxruntime
 from lpnsr.export.check.verify import Parity, ParityError, compare
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.backends.base import Backend
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle, shapes
-from lpnsr.runtime.manifest import Graph, Stage
+from lpnsr.runtime.manifest import Graph, StageGraph
 
 ENOUGH, MARGIN = 60.0, 6.0
 """PSNR in dB that always suffices, and how far an engine may be below what its graph has to the
@@ -39,7 +39,7 @@ def check_engines(bundle: Bundle, graph: Graph, backend: Backend) -> Parity:
         backend: runs them.
 
     Returns:
-        what `lpnsr.export.verify.compare` finds.
+        what `lpnsr.export.check.verify.compare` finds.
 
     Raises:
         ParityError: they do not agree.
@@ -76,7 +76,7 @@ def _expected(bundle: Bundle, graph: Graph, lr: np.ndarray, noise: np.ndarray) -
             manifest.output
         ]
 
-    def compute(stage: Stage, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def compute(stage: StageGraph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         found = runs[stage.file](dict(zip(stage.inputs, inputs, strict=True)))
         return [found[name] for name in stage.outputs]
 

@@ -63,7 +63,7 @@ class Composer:
 
         Args:
             stage: which.
-            told: what the timestep comes to.
+            told: the values that the timestep becomes.
         """
         inputs = [self.values[name] for name in stage.inputs]
         found = self.graph.inline(stage.name, self._traced[stage.name], [*inputs, *told])
@@ -87,7 +87,7 @@ class Composer:
 
 
 def constants(graph: GraphBuilder, chain: Chain, stage: Stage, step: Step) -> list[ir.Value]:
-    """What the step's timestep comes to, as constants; none if the stage is not told."""
+    """The values that the step's timestep becomes, as constants; none if it is not folded."""
     return [
         graph.constant(f"{stage.name}/timestep_{step.timestep}/{index}", value.numpy())
         for index, value in enumerate(told(chain, stage, step))
@@ -95,7 +95,7 @@ def constants(graph: GraphBuilder, chain: Chain, stage: Stage, step: Step) -> li
 
 
 def told(chain: Chain, stage: Stage, step: Step) -> list[torch.Tensor]:
-    """What a timestep comes to for a stage, in the order of its trace's inputs."""
+    """The values that a timestep becomes for a stage, in the order of its trace's inputs."""
     with torch.no_grad():
         return tree_leaves(chain.told(stage, step))
 

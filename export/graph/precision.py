@@ -96,7 +96,7 @@ def assign(preset: Preset, precision: str) -> dict[str, str]:
     types = {}
     for stage in preset.stages:
         narrow = "fp16" if precision == "mixed" else precision
-        if precision == "mixed" and stage.name in preset.bfloat16:
+        if precision == "mixed" and stage.name in preset.bf16:
             narrow = "bf16"
         is_fixed = stage.precise or preset.networks.keys().isdisjoint(stage.networks)
         types[stage.name] = "fp32" if is_fixed else narrow

@@ -14,7 +14,7 @@ from lpnsr.export.graph.values import name_of
 from lpnsr.models import families
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset
-from lpnsr.runtime.manifest import Stage
+from lpnsr.runtime.manifest import StageGraph
 
 
 def stage_graphs(
@@ -24,11 +24,11 @@ def stage_graphs(
     batch: int,
     tile: tuple[int, int],
     prefix: str,
-) -> dict[Stage, ir.Model]:
+) -> dict[StageGraph, ir.Model]:
     """A graph for each stage, from the traces that `unroll.unroll` takes.
 
-    Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. What a
-    folded timestep comes to is a table in the graph, from which the number of the step takes a row.
+    Stages that share a graph (`lpnsr.models.families.Stage.graph`) are one in the bundle. The
+    values of a folded timestep are a table in the graph, of which the step's number takes a row.
 
     Args:
         chain: the networks.
@@ -39,7 +39,7 @@ def stage_graphs(
         prefix: of the file names.
 
     Returns:
-        stage -> its model.
+        what the manifest says of each -> its model.
     """
     models = {}
     for name, group in _groups([stage for stage in chain.stages if stage.name in traced]).items():
@@ -55,7 +55,7 @@ def stage_graphs(
         gives, phase = group[-1].outputs, group[-1].phase
         inputs += number
         names = tuple(map(name_of, inputs))
-        packed = Stage(name, f"{prefix}_{name}.onnx", names, gives, phase)
+        packed = StageGraph(name, f"{prefix}_{name}.onnx", names, gives, phase)
         outputs = [composer.values[value] for value in gives]
         models[packed] = composer.graph.model(f"{preset.name}/{name}", inputs, outputs)
     return models
@@ -72,7 +72,7 @@ def _groups(stages: Sequence[families.Stage]) -> dict[str, list[families.Stage]]
 def _told(
     graph: GraphBuilder, chain: Chain, stage: families.Stage, number: Sequence[ir.Value]
 ) -> list[ir.Value]:
-    """What the timestep comes to at the step of this number; nothing if the stage is not told."""
+    """The values that the timestep becomes at this step; none if it is not folded."""
     if not stage.folded:
         return []
     parts = [told(chain, stage, step) for step in chain.updates()[1:]]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lpnsr.export.graph import passes
-from lpnsr.export.graph.precision import MixedPrecision, narrowed
+from lpnsr.export.graph.precision import DTYPES, MixedPrecision, narrowed
 from lpnsr.kernels.recurrence import Step
 from lpnsr.models.categories import watched
 from lpnsr.models.chain import Chain
@@ -56,7 +56,7 @@ def trace_stage(
     name: str,
     batch: int,
     tile: tuple[int, int],
-    dtype: str = "float32",
+    precision: str = "fp32",
 ) -> ir.Model:
     """Trace one stage for a batch of tiles.
 
@@ -66,12 +66,11 @@ def trace_stage(
         name: of the stage.
         batch: tiles at once.
         tile: (height, width) of the input picture.
-        dtype: "float32", or "float16" or "bfloat16" for what `lpnsr.export.graph.precision` makes
-            of it.
+        precision: "fp32", or "fp16" or "bf16" for what `lpnsr.export.graph.precision` makes of it.
 
     Returns:
         a graph whose inputs are those of the stage, followed by the tensors that a folded timestep
-        comes to; its outputs are those of the stage, followed, where a network sorts tokens into
+        becomes; its outputs are those of the stage, followed, where a network sorts tokens into
         categories, by these, (B, n) int64. The others are float32.
     """
     stage = chain.stage(name)
@@ -80,7 +79,7 @@ def trace_stage(
     _fill_window_tables(chain, stage, step, inputs)
     with torch.no_grad():
         told = chain.told(stage, step)
-    module = _Traced(stage, chain.networks(stage), getattr(torch, dtype))
+    module = _Traced(stage, chain.networks(stage), getattr(torch, DTYPES[precision]))
     return trace(module, (*inputs, *told))
 
 

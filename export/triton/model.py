@@ -19,8 +19,8 @@ import triton_python_backend_utils as pb_utils
 
 from lpnsr.runtime.serve import inference
 from lpnsr.runtime.serve.desk import Ticket
-from lpnsr.runtime.serve.errors import Refusal
-from lpnsr.runtime.serve.worker import Worker
+from lpnsr.runtime.serve.handler import PictureHandler
+from lpnsr.runtime.serve.refusals import Refusal
 from lpnsr.runtime.upscaler import Upscaler
 
 
@@ -43,7 +43,7 @@ class TritonPythonModel:
             threads=int(settings["threads"]) or None,
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else None,
         )
-        self._worker = Worker(self._upscaler, float(settings["max_megapixels"]))
+        self._handler = PictureHandler(self._upscaler, float(settings["max_megapixels"]))
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._upscaler.choice}")
         parallel = self._upscaler.parallel
         self._threads, self._free = ThreadPoolExecutor(parallel, "upscale"), Semaphore(parallel)
@@ -72,7 +72,7 @@ class TritonPythonModel:
     def _response(self, pixels: np.ndarray, parameters: dict[str, Any]) -> Any:
         error = pb_utils.TritonError
         try:
-            upscaled = self._worker.array(pixels, inference.recipe(parameters), Ticket())
+            upscaled = self._handler.array(pixels, inference.recipe(parameters), Ticket())
         except Refusal as refusal:
             code = error.INVALID_ARG if refusal.status < 500 else error.INTERNAL
             return pb_utils.InferenceResponse(error=error(str(refusal), code))

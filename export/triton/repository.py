@@ -29,7 +29,7 @@ def check(folder: Path, name: str, force: bool) -> None:
     if not target.exists():
         return
     if not (target / _CONFIG).is_file():
-        raise BundleError(f"{target} exists and is no model of Triton's; name another folder")
+        raise BundleError(f"{target} exists and is not a Triton model; name another folder")
     if not force:
         raise BundleError(f"{target} exists; add --force to replace it or name another folder")
 

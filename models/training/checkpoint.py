@@ -41,7 +41,7 @@ def load_checkpoint(file: Path, preset: str, stage: str) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """Where PyTorch's generators stand."""
+    """The state of PyTorch's generators."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 

@@ -18,11 +18,12 @@ from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.swin_unet import SwinUNet
 from lpnsr.models.training.config import Config, StageConfig, load_config
 from lpnsr.models.training.degradations import PROCESSES
-from lpnsr.models.training.diffusion_stages import start_from_published
+from lpnsr.models.training.diffusion_objectives import start_from_published
 from lpnsr.models.training.drawings import write_drawings
 from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.estimate import HEADER
 from lpnsr.models.training.estimate import estimate as estimate_memory
+from lpnsr.models.training.objectives import make_objective, start_from_zero, start_with_detail
 from lpnsr.models.training.photos import (
     Pair,
     PairCrops,
@@ -32,7 +33,6 @@ from lpnsr.models.training.photos import (
     open_photo,
     reduced,
 )
-from lpnsr.models.training.stages import make_stage, start_from_zero, start_with_detail
 from lpnsr.models.training.teacher import write_taught
 from lpnsr.models.training.testset import write_pairs
 from lpnsr.models.training.trainer import Trainer
@@ -73,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     chain = _load(preset, settings, args).to(device)
     trainer = Trainer(
-        make_stage(args.stage, chain, preset, settings),
+        make_objective(args.stage, chain, preset, settings),
         args.stage,
         config,
         _crops(config, settings, preset, args),

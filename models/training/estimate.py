@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lpnsr.models.presets import Preset
 from lpnsr.models.training.config import StageConfig
-from lpnsr.models.training.stages import make_stage
+from lpnsr.models.training.objectives import make_objective
 
 FLOAT = 4
 TRAINED = 5 * FLOAT  # weight, gradient, two moments of AdamW, moving average
@@ -71,7 +71,7 @@ def estimate(preset: Preset, name: str, settings: StageConfig) -> Estimate:
     if name == "encoder":
         chain.published_encoder = chain.encoder  # as large, but frozen
     settings = StageConfig(**{**vars(settings), "checkpoint_activations": False})
-    stage = make_stage(name, chain, preset, settings)
+    stage = make_objective(name, chain, preset, settings)
     judge: nn.Module = nn.Identity()
     outside = _Saved()
     with torch.device("meta"):

@@ -24,7 +24,7 @@ class PairCrops:
     """Random aligned crops of pairs, flipped, turned and with channels permuted.
 
     Attributes:
-        state: where the random draws stand; set it to go on from there.
+        state: the position in the random draws; set it to go on from there.
     """
 
     def __init__(

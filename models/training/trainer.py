@@ -34,8 +34,8 @@ from lpnsr.models.training.losses import (
     perceptual_loss,
     pixel_loss,
 )
+from lpnsr.models.training.objectives import Objective
 from lpnsr.models.training.photos import Pair, PairCrops, to_tensor
-from lpnsr.models.training.stages import Stage
 
 COLUMNS = (
     *("iteration", "loss", "pixel", "perceptual", "adversarial", "discriminator"),
@@ -58,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: Objective,
         name: str,
         config: Config,
         data: PairCrops,
@@ -90,7 +90,7 @@ class Trainer:
         return self.folder / f"{self.name}.ckpt"
 
     def run(self) -> None:
-        """Train to the end, from wherever the run stands; the network ends as its average.
+        """Train to the end, from wherever the run is; the network ends as its average.
 
         Raises:
             TrainingError: the loss is not a number any more; the last checkpoint stays.

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.backends.registry import BACKENDS, BackendInfo, Options
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.registry import BACKENDS, BackendInfo, EngineOptions
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
 
@@ -48,7 +49,7 @@ def create(
     if precision not in PRECISIONS:
         raise BackendError(f"there is no precision {precision}; it is {', '.join(PRECISIONS)}")
     kind, number = _device(device)
-    options = Options(threads, precision, accurate, number)
+    options = EngineOptions(threads, precision, accurate, number)
     if name == "auto":
         return _fastest(options, bundle, graphs, kind)
     info = BACKENDS[name]
@@ -69,7 +70,7 @@ def _device(text: str | None) -> tuple[str | None, int]:
 
 
 def _open(
-    info: BackendInfo, options: Options, bundle: Bundle | None, graphs: Sequence[Graph]
+    info: BackendInfo, options: EngineOptions, bundle: Bundle | None, graphs: Sequence[Graph]
 ) -> Backend:
     if bundle:
         info.check_bundle(bundle.manifest)
@@ -80,7 +81,7 @@ def _open(
 
 
 def _fastest(
-    options: Options, bundle: Bundle | None, graphs: Sequence[Graph], kind: str | None
+    options: EngineOptions, bundle: Bundle | None, graphs: Sequence[Graph], kind: str | None
 ) -> tuple[Backend, str]:
     """A GPU if the bundle or the installation is made for one, else a CPU."""
     refused: list[str] = []
@@ -106,7 +107,7 @@ def _fastest(
 
 
 def _on_cpu(
-    options: Options, bundle: Bundle | None, graphs: Sequence[Graph]
+    options: EngineOptions, bundle: Bundle | None, graphs: Sequence[Graph]
 ) -> tuple[Backend, str]:
     """The fastest on a CPU; in bf16 only if that is accurate, faster, and the processor has it."""
     infos = [info for info in BACKENDS.values() if info.device == "cpu"]
@@ -157,7 +158,10 @@ def _cost_of_bf16(graphs: Sequence[Graph], frugal: bool) -> str:
 
 
 def _first(
-    infos: Sequence[BackendInfo], options: Options, bundle: Bundle | None, graphs: Sequence[Graph]
+    infos: Sequence[BackendInfo],
+    options: EngineOptions,
+    bundle: Bundle | None,
+    graphs: Sequence[Graph],
 ) -> Backend:
     """The first engine that can be used.
 

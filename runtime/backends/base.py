@@ -1,19 +1,13 @@
-"""What all inference engines have in common: their protocol, their errors."""
+"""What inference engines are asked for, and what they raise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lpnsr.runtime.bundle import Bundle
-from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.tiles.tiling import Tile
-
-if TYPE_CHECKING:
-    from lpnsr.runtime.backends.session import Session
 
 ADVICE = "try another model or seed"
 """What may help if values are not finite even in the highest precision."""
@@ -64,36 +58,3 @@ class Task:
     color_fix: bool
     dtype: np.dtype
     report: Callable[[int], None]
-
-
-class Backend(Protocol):
-    """An inference engine on one device; loads graphs."""
-
-    def load(self, bundle: Bundle, graph: Graph) -> Session:
-        """Make a graph ready to run; graphs loaded before stay loaded.
-
-        Raises:
-            BackendError: the engine cannot load the graph.
-            MemoryError: the device or the machine has too little memory.
-            BundleError: the graph is not what the bundle's manifest says.
-        """
-
-    @property
-    def threads(self) -> int:
-        """Threads that pictures which are upscaled at the same time can divide among themselves."""
-        return 1
-
-    def share(self, count: int) -> Backend:
-        """The same engine with one of `count` equal shares of its threads."""
-        return self
-
-    def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
-        """Check that these graphs can be run, without loading them.
-
-        Raises:
-            BackendError: one cannot.
-        """
-        return  # Most engines say so when they load a graph.
-
-    def describe(self) -> str:
-        """Name and version of the engine and the device that it runs on."""

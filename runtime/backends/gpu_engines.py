@@ -16,7 +16,7 @@ from lpnsr.kernels.recurrence import Step, drive
 from lpnsr.runtime.backends.cuda_memory import DeviceMemory
 from lpnsr.runtime.backends.engine_files import written
 from lpnsr.runtime.bundle import latent_shape
-from lpnsr.runtime.manifest import Graph, Manifest, Stage
+from lpnsr.runtime.manifest import Graph, Manifest, StageGraph
 
 if TYPE_CHECKING:
     from cuda.core import Buffer, Device, Stream
@@ -146,7 +146,7 @@ class _Queue:
         self._places = {**chain.between, **addresses}
         self._draws = itertools.count(self._places[chain.noise], 4 * math.prod(chain.latent))
 
-    def call(self, stage: Stage, step: Step, number: int) -> None:
+    def call(self, stage: StageGraph, step: Step, number: int) -> None:
         self._places["step"] = self._chain.numbers + number * _ALIGNMENT
         names = (*stage.inputs, *stage.outputs)
         places = {name: self._places[name] for name in names}

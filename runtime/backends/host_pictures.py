@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpnsr import kernels
 from lpnsr.runtime.backends.base import ADVICE, NotFiniteError, PrecisionError, Task
-from lpnsr.runtime.bundle import latent_shape
+from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.bundle import Bundle, latent_shape
 from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.pictures import color
 from lpnsr.runtime.tiles import rows
+from lpnsr.runtime.tiles.batches import Batches
 from lpnsr.runtime.tiles.tiling import Tile
-
-if TYPE_CHECKING:
-    from lpnsr.runtime.backends.session import Session
 
 _BAND = 128
 """Most input rows that are colour-corrected at once, to keep the memory for it small."""
@@ -29,7 +27,7 @@ _COPIES, _CORRECTION = 4, 6
 
 @dataclass(frozen=True)
 class TileInput:
-    """What a graph is told about one tile.
+    """What a graph is given of one tile.
 
     Attributes:
         lr: float32 (3, h, w) in [-1, 1].
@@ -43,8 +41,37 @@ class TileInput:
     given: Mapping[str, np.ndarray]
 
 
-def bands(session: Session, task: Task) -> Generator[np.ndarray, None, None]:
-    """Upscale a picture; see `lpnsr.runtime.backends.session.Session.bands`."""
+class HostSession(Session):
+    """A graph in an engine that computes batches; the host cuts and blends the tiles.
+
+    Args:
+        bundle: of the graph.
+        graph: what is loaded.
+
+    Attributes:
+        batches: where the pictures of several threads share batches.
+    """
+
+    def __init__(self, bundle: Bundle, graph: Graph) -> None:
+        super().__init__(bundle, graph)
+        self.batches: Batches[TileInput, np.ndarray | str] = Batches(graph.batch)
+
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        """The same as `run` at the highest precision that the engine has.
+
+        Called when `run` returns values that are not finite.
+
+        Raises:
+            PrecisionError: the engine has no higher precision; says what may help.
+        """
+        raise PrecisionError(ADVICE)
+
+    def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
+        """Upscale a whole picture; see `Session.bands`."""
+        return _bands(self, task)
+
+
+def _bands(session: HostSession, task: Task) -> Generator[np.ndarray, None, None]:
     picture, size, scale = task.picture, task.picture.shape[:2], task.scale
     raw = rows.Rows(_blended(_upscaled(session, task), size, scale))
     step = _step(size[1])
@@ -61,13 +88,13 @@ def bands(session: Session, task: Task) -> Generator[np.ndarray, None, None]:
 
 
 def memory(graph: Graph, size: tuple[int, int], scale: int) -> int:
-    """Bytes that `bands` needs at its peak for a picture of this (height, width)."""
+    """Bytes that `HostSession.bands` needs at its peak for a picture of this (height, width)."""
     corrected = min(size[0], _step(size[1]) + 2 * color.HALO)
     held = _COPIES * graph.tile[0] + _CORRECTION * corrected
     return held * scale * scale * size[1] * 3 * 4
 
 
-def _upscaled(session: Session, task: Task) -> Iterator[tuple[Tile, np.ndarray]]:
+def _upscaled(session: HostSession, task: Task) -> Iterator[tuple[Tile, np.ndarray]]:
     """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch.
 
     Pictures that other threads upscale meanwhile may share the batches.
@@ -86,7 +113,7 @@ def _upscaled(session: Session, task: Task) -> Iterator[tuple[Tile, np.ndarray]]
             yield tile, result.transpose(1, 2, 0)
 
 
-def _compute(session: Session, inputs: Sequence[TileInput]) -> list[np.ndarray | str]:
+def _compute(session: HostSession, inputs: Sequence[TileInput]) -> list[np.ndarray | str]:
     """Upscale one batch of tiles, or fewer.
 
     A tile's result does not depend on the others: if values are not finite, only what they belong
@@ -118,8 +145,8 @@ def _groups(task: Task, batch: int) -> Iterator[tuple[int, Sequence[Tile]]]:
         yield first, task.tiles[first : first + batch]
 
 
-def _given(session: Session, task: Task) -> dict[str, np.ndarray]:
-    """What the graph wants to know of the whole picture: the mean of what its tiles give."""
+def _given(session: HostSession, task: Task) -> dict[str, np.ndarray]:
+    """What the graph takes of the whole picture: the mean of what its tiles give."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in session.graph.given}
     batch = session.graph.batch
     for _, group in _groups(task, batch) if found else ():
@@ -135,7 +162,7 @@ def _lr(tile: Tile, task: Task) -> np.ndarray:
     return _signed(tile.cut(task.picture)).transpose(2, 0, 1)
 
 
-def _noise(session: Session, tile: Tile, task: Task) -> np.ndarray:
+def _noise(session: HostSession, tile: Tile, task: Task) -> np.ndarray:
     """The tile's window (K, C, h', w') of the picture's noise."""
     manifest = session.manifest
     _, channels, *size = latent_shape(manifest, session.graph)

@@ -12,17 +12,18 @@ import numpy as np
 import psutil
 
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.backends.registry import Options
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.host_pictures import HostSession
+from lpnsr.runtime.backends.registry import EngineOptions
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
-from lpnsr.runtime.manifest import BundleError, Graph, Stage
+from lpnsr.runtime.manifest import BundleError, Graph, StageGraph
 
 _SILENT = 4
 """Log severity "fatal": whatever goes wrong also arrives as an exception."""
 
 
-def create(name: str, options: Options) -> OnnxRuntime:
+def create(name: str, options: EngineOptions) -> OnnxRuntime:
     """See `lpnsr.runtime.backends.registry`."""
     return OnnxRuntime(options.threads)
 
@@ -112,7 +113,7 @@ class OnnxRuntime(Backend):
         return f"ONNX Runtime {self._engine.__version__} on the CPU in fp32"
 
 
-class OnnxRuntimeSession(Session):
+class OnnxRuntimeSession(HostSession):
     """A graph on the CPU; ONNX Runtime's own sessions are thread-safe."""
 
     def __init__(
@@ -149,7 +150,7 @@ class OnnxRuntimeSession(Session):
         except self._errors as error:
             raise_failure(error)
 
-    def _compute(self, stage: Stage, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def _compute(self, stage: StageGraph, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         values = dict(zip(stage.inputs, inputs, strict=True))
         return self._parts[stage.file].run(stage.outputs, values)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from lpnsr.runtime.backends.base import BackendError, PrecisionError
+from lpnsr.runtime.backends.host_pictures import HostSession
 from lpnsr.runtime.backends.onnxruntime import OnnxRuntime, raise_failure
-from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.manifest import Graph
@@ -19,7 +20,7 @@ PROVIDER = "CUDAExecutionProvider"
 _DEVICE = "cuda"
 
 
-def create(name: str, options: Options) -> OnnxRuntimeCuda:
+def create(name: str, options: EngineOptions) -> OnnxRuntimeCuda:
     """See `lpnsr.runtime.backends.registry`."""
     return OnnxRuntimeCuda(options.device)
 
@@ -111,7 +112,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
             return session
 
 
-class _CudaSession(Session):
+class _CudaSession(HostSession):
     """A graph on the GPU; runs one batch at a time, since all use the same memory there."""
 
     def __init__(

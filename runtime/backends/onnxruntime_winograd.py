@@ -8,7 +8,7 @@ from typing import Any
 from lpnsr.kernels.winograd import library
 from lpnsr.runtime.backends import onnxruntime
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.backends.registry import Options
+from lpnsr.runtime.backends.registry import EngineOptions
 from lpnsr.runtime.backends.winograd_graph import with_winograd
 from lpnsr.runtime.onnxfile import DamagedError
 
@@ -16,7 +16,7 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Where ONNX Runtime finds the weights of a graph that it is not given as a file."""
 
 
-def create(name: str, options: Options) -> OnnxRuntimeWinograd:
+def create(name: str, options: EngineOptions) -> OnnxRuntimeWinograd:
     """See `lpnsr.runtime.backends.registry`."""
     return OnnxRuntimeWinograd(options.threads)
 
@@ -32,7 +32,7 @@ def prepare(model: bytes, folder: Path, options: Any) -> bytes:
     Args:
         model: the model.
         folder: of its weights.
-        options: of the session, which are told where weights and convolutions are.
+        options: of the session, to which the places of weights and convolutions are added.
 
     Raises:
         DamagedError: the model is not well-formed.

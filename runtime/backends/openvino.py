@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpnsr.runtime.backends.base import Backend, BackendError
-from lpnsr.runtime.backends.registry import Options
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.host_pictures import HostSession
+from lpnsr.runtime.backends.registry import EngineOptions
+from lpnsr.runtime.backends.session import Backend, Session
 from lpnsr.runtime.bundle import Bundle, inputs, shapes
 from lpnsr.runtime.home import compiled_folder
 from lpnsr.runtime.manifest import BundleError, Graph
@@ -23,14 +24,14 @@ from lpnsr.runtime.manifest import BundleError, Graph
 if TYPE_CHECKING:
     import openvino as ov
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Precision -> what OpenVINO calls it."""
 
 _MEMORY = r"bad.?alloc|allocat|can't alloc|out of memory|not enough memory|temporarily unavailable"
 """What it says where memory has run out, or was refused to a thread: there is no error type."""
 
 
-def create(name: str, options: Options) -> OpenVino:
+def create(name: str, options: EngineOptions) -> OpenVino:
     """See `lpnsr.runtime.backends.registry`."""
     return OpenVino(options.threads, options.precision, options.accurate)
 
@@ -133,7 +134,7 @@ class OpenVino(Backend):
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
 
     def _compile(self, model: ov.Model, precision: str) -> ov.CompiledModel:
-        settings = {**self._settings, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        settings = {**self._settings, "INFERENCE_PRECISION_HINT": HINTS[precision]}
         return self._core.compile_model(model, "CPU", settings)
 
     def _cut(self, model: ov.Model, precise: Sequence[tuple[str, str]]) -> list[ov.Model]:
@@ -159,7 +160,7 @@ class OpenVino(Backend):
         ]
 
 
-class _OpenVinoSession(Session):
+class _OpenVinoSession(HostSession):
     """A compiled graph; runs one batch at a time, each on all threads."""
 
     def __init__(

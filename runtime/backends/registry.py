@@ -1,7 +1,8 @@
 """The table of inference engines: their names, what they can do, and where their code is.
 
-To add one, write a file in this folder with a class derived from `Backend` and the functions
-`create(name, options)` and `is_installed()`, import the engine only inside them, and add a line to
+To add one, write a file in this folder with a class derived from `session.Backend`, whose sessions
+derive from `host_pictures.HostSession` if the host is to cut and blend the tiles, and the functions
+`create(name, options)` and `is_installed()`; import the engine only inside them. Then add a line to
 `BACKENDS` and an extra to `pyproject.toml`.
 """
 
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from lpnsr.runtime.backends.base import Backend, BackendError
+from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.manifest import TOPOLOGIES, Manifest
 
 
 @dataclass(frozen=True)
-class Options:
+class EngineOptions:
     """What to ask of an engine.
 
     Attributes:
@@ -62,7 +64,7 @@ class BackendInfo:
     whole: bool = False
     frugal: bool = False
 
-    def open(self, options: Options) -> Backend:
+    def open(self, options: EngineOptions) -> Backend:
         """Create the engine.
 
         Raises:

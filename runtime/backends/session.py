@@ -1,18 +1,16 @@
-"""A graph that is loaded and ready to run."""
+"""What an inference engine is: a backend loads graphs, a session is a graph that upscales."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from lpnsr.runtime.backends import host_pictures
-from lpnsr.runtime.backends.base import ADVICE, PrecisionError, Task
-from lpnsr.runtime.backends.host_pictures import TileInput
+from lpnsr.runtime.backends.base import Task
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
-from lpnsr.runtime.tiles.batches import Batches
 
 
 class Session(ABC):
@@ -25,12 +23,10 @@ class Session(ABC):
     Attributes:
         manifest: of the bundle.
         graph: what is loaded.
-        batches: where the pictures of several threads share batches.
     """
 
     def __init__(self, bundle: Bundle, graph: Graph) -> None:
         self.manifest, self.graph = bundle.manifest, graph
-        self.batches: Batches[TileInput, np.ndarray | str] = Batches(graph.batch)
 
     def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:
         """What the graph's stages for a whole picture make of one batch of its tiles.
@@ -60,20 +56,9 @@ class Session(ABC):
             MemoryError: the device or the machine has too little memory.
         """
 
-    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
-        """The same as `run` at the highest precision that the engine has.
-
-        Called when `run` returns values that are not finite.
-
-        Raises:
-            PrecisionError: the engine has no higher precision; says what may help.
-        """
-        raise PrecisionError(ADVICE)
-
+    @abstractmethod
     def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
         """Upscale a whole picture; errors are those of `run`.
-
-        By default the host cuts and blends the tiles, and `run` computes them.
 
         Yields:
             `task.dtype` (n, scale·W, 3); the bands together are the output, top to bottom.
@@ -81,4 +66,36 @@ class Session(ABC):
         Raises:
             NotFiniteError: the values of a tile are not finite.
         """
-        return host_pictures.bands(self, task)
+
+
+class Backend(Protocol):
+    """An inference engine on one device; loads graphs."""
+
+    def load(self, bundle: Bundle, graph: Graph) -> Session:
+        """Make a graph ready to run; graphs loaded before stay loaded.
+
+        Raises:
+            BackendError: the engine cannot load the graph.
+            MemoryError: the device or the machine has too little memory.
+            BundleError: the graph is not what the bundle's manifest says.
+        """
+
+    @property
+    def threads(self) -> int:
+        """Threads that pictures which are upscaled at the same time can divide among themselves."""
+        return 1
+
+    def share(self, count: int) -> Backend:
+        """The same engine with one of `count` equal shares of its threads."""
+        return self
+
+    def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
+        """Check that these graphs can be run, without loading them.
+
+        Raises:
+            BackendError: one cannot.
+        """
+        return  # Most engines say so when they load a graph.
+
+    def describe(self) -> str:
+        """Name and version of the engine and the device that it runs on."""

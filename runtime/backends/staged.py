@@ -11,14 +11,14 @@ import numpy as np
 
 from lpnsr import kernels
 from lpnsr.kernels.recurrence import Step, drive
-from lpnsr.runtime.manifest import Stage
+from lpnsr.runtime.manifest import StageGraph
 
-Compute = Callable[[Stage, Sequence[np.ndarray]], Sequence[np.ndarray]]
+Compute = Callable[[StageGraph, Sequence[np.ndarray]], Sequence[np.ndarray]]
 """Runs a stage: its inputs in, its outputs out, both in the stage's order."""
 
 
 def upscale(
-    stages: Sequence[Stage],
+    stages: Sequence[StageGraph],
     steps: Sequence[Step],
     compute: Compute,
     values: Mapping[str, np.ndarray],
@@ -56,7 +56,7 @@ class _OnHost:
         self.values = dict(values)
         self._compute, self._draws, self._threads = compute, iter(noise), threads
 
-    def call(self, stage: Stage, step: Step, number: int) -> None:
+    def call(self, stage: StageGraph, step: Step, number: int) -> None:
         self.values["step"] = np.array([number])
         outputs = self._compute(stage, [self.values[name] for name in stage.inputs])
         self.values |= zip(stage.outputs, outputs, strict=True)

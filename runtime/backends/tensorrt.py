@@ -16,17 +16,18 @@ from lpnsr.kernels import cuda
 from lpnsr.runtime.backends import engine_files
 from lpnsr.runtime.backends.base import (
     ADVICE,
-    Backend,
     BackendError,
     NotFiniteError,
+    PrecisionError,
     Task,
 )
 from lpnsr.runtime.backends.cuda_memory import cuda_errors
 from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.gpu_engines import LoadedEngine, StagedChain
 from lpnsr.runtime.backends.gpu_pictures import Pictures
-from lpnsr.runtime.backends.registry import BACKENDS, Options
-from lpnsr.runtime.backends.session import Session
+from lpnsr.runtime.backends.host_pictures import HostSession
+from lpnsr.runtime.backends.registry import BACKENDS, EngineOptions
+from lpnsr.runtime.backends.session import Backend
 from lpnsr.runtime.bundle import Bundle, shapes
 from lpnsr.runtime.home import compiled_folder
 from lpnsr.runtime.manifest import BundleError, Engine, Graph, Manifest
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from cuda.core import Device
 
 
-def create(name: str, options: Options) -> TensorRt:
+def create(name: str, options: EngineOptions) -> TensorRt:
     """See `lpnsr.runtime.backends.registry`."""
     return TensorRt(name, device=options.device)
 
@@ -152,7 +153,7 @@ class TensorRt(Backend):
             )
 
 
-class TensorRtSession(Session):
+class TensorRtSession(HostSession):
     """A graph's engines on the GPU.
 
     Batches and pictures of several threads take turns: work is queued under a lock, and the stream
@@ -203,8 +204,24 @@ class TensorRtSession(Session):
         with self._turn():
             return self.replay.run(lr, noise)
 
+    def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        """Engines have no higher precision than theirs.
+
+        Raises:
+            PrecisionError: says what may help.
+        """
+        raise PrecisionError(self._advice())
+
     def bands(self, task: Task) -> Generator[np.ndarray, None, None]:
-        """Upscale a picture without leaving the GPU in between; see `Session.bands`."""
+        """Upscale a picture; see `Session.bands`.
+
+        It does not leave the GPU in between, unless it has fewer tiles than a batch: those the host
+        cuts and blends, so that other pictures' tiles share the batch.
+        """
+        is_small = len(task.tiles) < self.graph.batch
+        return super().bands(task) if is_small else self._on_the_gpu(task)
+
+    def _on_the_gpu(self, task: Task) -> Generator[np.ndarray, None, None]:
         bands = self._pictures.bands(task)
         try:
             while True:

@@ -1,6 +1,6 @@
 """Puts our own convolutions into an ONNX graph, without the onnx package.
 
-A convolution of 3x3 values and stride 1, with an addition and an activation behind it if there are
+A convolution of 3x3 values and stride 1, with an addition and an activation after it if there are
 any, becomes one node of the operator in `lpnsr.kernels.winograd`.
 """
 
@@ -82,7 +82,7 @@ def with_winograd(model: bytes) -> bytes:
     try:
         return _with_winograd(model)
     except (ValueError, LookupError, struct.error) as error:
-        raise DamagedError("it is no ONNX graph") from error
+        raise DamagedError("it is not an ONNX graph") from error
 
 
 def _with_winograd(model: bytes) -> bytes:

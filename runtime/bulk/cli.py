@@ -55,7 +55,7 @@ _FATAL = (
 _PACKAGES = ("fsspec", "pyarrow", "ray")
 
 _SHOWN = 10
-"""Failures that the status tells."""
+"""Failures that the status shows."""
 
 _EXIT_CODES = """\
 exit codes:
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             _add_workers(added.add_argument_group("workers"))
     work = command("work", _work, "work on a plan")
-    work.add_argument("--model", type=Path, metavar="BUNDLE", help="where it lies here")
+    work.add_argument("--model", type=Path, metavar="BUNDLE", help="where it is on this machine")
     work.add_argument("--threads", type=positive, metavar="N", help="CPU threads of a worker")
     work.add_argument("-g", "--gpu", type=natural, metavar="N", help="NVIDIA GPU to use")
     _add_workers(work)
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="only this part of N, from 0: for job I of an array",
     )
-    command("status", _status, "tell how far the run is")
+    command("status", _status, "show how far the run has got")
     retry = command("retry", _retry, "let pictures be tried again when the run goes on")
     retry.add_argument("--failed", action="store_true", required=True, help="those that failed")
     report = command("report", _report, "write a line for every picture")
@@ -160,7 +160,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         help="of the outputs of a shard (default: 1000, less where that makes under 32 shards)",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--suffix", type=suffix, default="", help="put behind each output's name")
+    files.add_argument("--suffix", type=suffix, default="", help="appended to each output's name")
     add_reading(files)
     add_output(parser.add_argument_group("output"))
     model = parser.add_argument_group("model")
@@ -184,7 +184,7 @@ def _add_workers(group: argparse._ActionsContainer) -> None:
 
 
 def _shard(text: str) -> Shard:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or int(match[1]) >= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, e.g. 0/16")
     return int(match[1]), int(match[2])
@@ -205,18 +205,18 @@ def _plan(args: argparse.Namespace) -> int:
 def _make_plan(args: argparse.Namespace) -> None:
     """Make the plan, or see that the one that is there is the same."""
     from lpnsr.runtime.bulk import planning
-    from lpnsr.runtime.bulk.plan import Options, Plan, fingerprint, portable
+    from lpnsr.runtime.bulk.plan import Plan, RunOptions, fingerprint, portable
     from lpnsr.runtime.bulk.storage import Folder
 
     run, bundle = Folder(args.run), Bundle.open(args.model)
-    alike = {field.name: getattr(args, field.name, None) for field in fields(Options)}
+    alike = {field.name: getattr(args, field.name, None) for field in fields(RunOptions)}
     wanted = Plan(
         input=Folder(args.input).url,
         output=Folder(args.output).url,
         model=portable(bundle),
         bundle=fingerprint(bundle),
         version=installed(),
-        options=Options(**alike | {"recipe": recipe(args), "format": args.format or "png"}),
+        options=RunOptions(**alike | {"recipe": recipe(args), "format": args.format or "png"}),
     )
     if found := Plan.find(run):
         found.check_same(wanted, run)

@@ -69,7 +69,7 @@ class Cluster:
     Args:
         run: URL of the folder of the run, which every machine can reach.
         backend: that the plan asks for.
-        model: where the bundle lies on every machine; None for where it lay for the plan.
+        model: where the bundle is on every machine; None for where it was when the plan was made.
         threads: CPU threads of a worker, and cores that it gets.
         workers: how many; by default as many as there are GPUs, or groups of cores.
         say: called with messages for the user.

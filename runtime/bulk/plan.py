@@ -20,7 +20,7 @@ from lpnsr.runtime.upscaler import Description, Upscaler
 _PLAN = "plan.json"
 
 
-class Row(NamedTuple):
+class ShardRow(NamedTuple):
     """One picture.
 
     Attributes:
@@ -45,14 +45,14 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What is done to every picture, under the names of `lpnsr-run`'s options.
 
     Attributes:
         recipe: how it is upscaled.
         format: of the outputs, one of `lpnsr.runtime.pictures.formats.FORMATS`.
         quality: of lossy formats, 1 to 100.
-        suffix: put behind each output's name.
+        suffix: appended to each output's name.
         pattern: what an input's name must look like.
         salvage: decode what is left of damaged JPEGs.
         max_megapixels: of an input.
@@ -96,7 +96,7 @@ class Plan:
     model: str
     bundle: str
     version: str
-    options: Options
+    options: RunOptions
     shards: tuple[Shard, ...] = ()
 
     @classmethod
@@ -112,7 +112,7 @@ class Plan:
             options = fields["options"]
             options["recipe"] = Recipe(**options["recipe"])
             options["tile"] = options["tile"] and tuple(options["tile"])
-            fields["options"] = Options(**options)
+            fields["options"] = RunOptions(**options)
             fields["shards"] = tuple(Shard(*shard) for shard in fields["shards"])
             return cls(**fields)
         except FileNotFoundError:
@@ -136,7 +136,7 @@ class Plan:
         """Write it into the folder of a run; from then on, the run can be worked on."""
         run.write(_PLAN, json.dumps(asdict(self)).encode())
 
-    def rows(self, run: Folder, shard: int) -> list[Row]:
+    def rows(self, run: Folder, shard: int) -> list[ShardRow]:
         """The pictures of a shard.
 
         Raises:
@@ -144,7 +144,7 @@ class Plan:
         """
         try:
             content = gzip.decompress(run.read(shard_file(shard)))
-            rows = [Row(*json.loads(line)) for line in content.splitlines()]
+            rows = [ShardRow(*json.loads(line)) for line in content.splitlines()]
         except (FileNotFoundError, gzip.BadGzipFile, EOFError, ValueError, TypeError) as error:
             place = f"{run.url}/{shard_file(shard)}"
             raise JobError(f"{place} is damaged; start anew in another folder") from error
@@ -156,7 +156,7 @@ class Plan:
         """Open what the plan was made for.
 
         Args:
-            model: where the bundle lies here; None for where it lay.
+            model: where the bundle is on this machine; None for where the plan found it.
             threads: CPU threads; by default the engine decides.
             device: such as "cuda:1"; by default what the backend takes.
 
@@ -193,7 +193,7 @@ class Plan:
         """Refuse a plan that asks for something else.
 
         Raises:
-            JobError: tells the first difference.
+            JobError: there is a difference; names the first one.
         """
         mine, theirs = (dict(_flat(asdict(replace(plan, shards=())))) for plan in (self, other))
         for name in mine:

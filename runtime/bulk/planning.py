@@ -23,7 +23,7 @@ from typing import TextIO
 
 import numpy as np
 
-from lpnsr.runtime.bulk.plan import Options, Plan, Shard, shard_file
+from lpnsr.runtime.bulk.plan import Plan, RunOptions, Shard, shard_file
 from lpnsr.runtime.bulk.storage import Folder, StorageError, ahead
 from lpnsr.runtime.command.jobs import JobError, is_picture, output_names
 from lpnsr.runtime.pictures import images
@@ -138,7 +138,7 @@ def _listed(
 
 
 def _pixels(
-    source: Folder, options: Options, sizes: array, codes: array, kinds: list[_Kind]
+    source: Folder, options: RunOptions, sizes: array, codes: array, kinds: list[_Kind]
 ) -> np.ndarray:
     """Output pixels of every picture: of those in the samples exactly, of others by their bytes."""
     known: dict[int, int] = {}
@@ -158,8 +158,8 @@ def _pixels(
     return pixels
 
 
-def _output_pixels(source: Folder, place: str, options: Options, folder: Path) -> int | None:
-    """The pixels of a picture's output; None if it cannot be read, which the run will tell."""
+def _output_pixels(source: Folder, place: str, options: RunOptions, folder: Path) -> int | None:
+    """The pixels of a picture's output; None if it cannot be read, which the run will report."""
     with suppress(images.ImageError, FileNotFoundError, PermissionError):
         if source.path:
             size = images.probe(source.path / place).size

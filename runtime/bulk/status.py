@@ -85,7 +85,7 @@ def write_report(run: Folder, status: Status, path: Path) -> int:
         OSError: it cannot be written.
     """
     if path.suffix.lower() not in KINDS:
-        raise JobError(f"{path} is no name of a report; end it with {' or '.join(KINDS)}")
+        raise JobError(f"{path} cannot be a report; end it with {' or '.join(KINDS)}")
     files = _files(run, RESULTS, status.done)
     if path.suffix.lower() == ".parquet":
         return _write_parquet(path, files)

@@ -53,7 +53,7 @@ class Folder:
 
     Attributes:
         url: the same, absolute.
-        path: where it lies on the local disk; None in a store.
+        path: where it is on the local disk; None in a store.
 
     Raises:
         StorageError: the store is unknown, or its package is not installed.
@@ -169,7 +169,7 @@ def _explained(place: str) -> Iterator[None]:
         kind = next((kind for kind in kinds if isinstance(error, kind)), StorageError)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if kind is FileNotFoundError:
-            reason = os.strerror(errno.ENOENT)  # stores tell the name alone
+            reason = os.strerror(errno.ENOENT)  # stores say no more than the name
         explained = kind(f"{place}: {reason or type(error).__name__}")
         explained.errno = getattr(error, "errno", None)
         raise explained from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bulk.account import Account, Line
-from lpnsr.runtime.bulk.plan import Plan, Row
+from lpnsr.runtime.bulk.plan import Plan, ShardRow
 from lpnsr.runtime.bulk.storage import Folder, StorageError, ahead
 from lpnsr.runtime.command import opening, report
 from lpnsr.runtime.command.jobs import Job
@@ -35,7 +35,7 @@ class Worker:
 
     Args:
         run: URL of the folder of the run.
-        model: where the bundle lies here; None for where it lay when the plan was made.
+        model: where the bundle is on this machine; None for where it was when the plan was made.
         threads: CPU threads; by default the engine decides.
         device: such as "cuda:1", for a process that has the choice.
         stop: ends the work in an orderly way once it is set.
@@ -102,7 +102,7 @@ class Worker:
         return account.close()
 
     def _attempt(
-        self, rows: Sequence[Row], pictures: Sequence[int], account: Account, staging: Path
+        self, rows: Sequence[ShardRow], pictures: Sequence[int], account: Account, staging: Path
     ) -> None:
         """Try some pictures, and note what becomes of them."""
         unread: list[tuple[int, OSError]] = []
@@ -127,7 +127,7 @@ class Worker:
 
     def _jobs(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[ShardRow],
         pictures: Sequence[int],
         staging: Path,
         unread: list[tuple[int, OSError]],
@@ -159,7 +159,7 @@ class Worker:
         self._source.fetch(name, copy)
         return copy
 
-    def _publish(self, rows: Sequence[Row], outcome: Outcome) -> tuple[int, Line]:
+    def _publish(self, rows: Sequence[ShardRow], outcome: Outcome) -> tuple[int, Line]:
         """Put a finished output into its place; returns the picture's number and line."""
         job, i = outcome.job, int(outcome.job.target.stem)
         if is_fatal(outcome):
@@ -196,5 +196,5 @@ class Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _failure(row: Row, error: str) -> Line:
+def _failure(row: ShardRow, error: str) -> Line:
     return {**row._asdict(), "error": " ".join(error.split())}

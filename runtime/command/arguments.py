@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def settle_size(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Make of --size what it stands for.
+    """Turn --size into --width and --height.
 
     Raises:
         SystemExit: --width or --height is given, too.
@@ -144,7 +144,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     add(
         "--suffix",
         type=suffix,
-        help="put behind each output's name (default: none, without -o such as _x4)",
+        help="appended to each output's name (default: none, without -o such as _x4)",
     )
     add_reading(group)
 
@@ -237,7 +237,7 @@ def add_noise(group: argparse._ArgumentGroup) -> None:
         "--no-color-fix",
         dest="color_fix",
         action="store_false",
-        help="keep the model's large-scale colors instead of the input's",
+        help="keep the model's large-scale colours instead of the input's",
     )
 
 
@@ -269,14 +269,14 @@ def _add_messages(group: argparse._ArgumentGroup) -> None:
         nargs=0,
         help="show which models, backends and devices are here, and what the others lack",
     )
-    add("--dry-run", action="store_true", help="tell sizes and about how long it would take")
+    add("--dry-run", action="store_true", help="show the sizes and roughly how long it would take")
     add("-q", "--quiet", action="store_true", help="say only what goes wrong")
     add("--debug", action="store_true", help="show where an error comes from")
     add("--version", action="version", version=f"%(prog)s {installed()}")
 
 
 def _mark(args: argparse.Namespace) -> str:
-    """What tells an output from the input beside it."""
+    """What distinguishes an output from the input beside it."""
     if args.width and args.height:
         return f"_{args.width}x{args.height}"
     if args.width or args.height:
@@ -293,14 +293,14 @@ def installed() -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
     return int(match[1]), int(match[2])
 
 
 def suffix(text: str) -> str:
-    """What is put behind a name."""
+    """What is appended to a name."""
     if "/" in text or "\\" in text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not part of a file name")
     return text
@@ -318,7 +318,7 @@ def megapixels(text: str) -> float:
 
 def _real(text: str, least: float, most: float) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else math.nan
     except ValueError:
         value = math.nan
     if not least <= value <= most:
@@ -328,30 +328,28 @@ def _real(text: str, least: float, most: float) -> float:
 
 def seed(text: str) -> int:
     """A seed of the noise."""
-    return _integer(text, 0, 2**64 - 1)
+    return whole(text, 0, 2**64 - 1)
 
 
 def quality(text: str) -> int:
     """The quality of a lossy format, 1 to 100."""
-    return _integer(text, 1, 100)
+    return whole(text, 1, 100)
 
 
 def natural(text: str) -> int:
     """A whole number, 0 or more."""
-    return _integer(text, 0, None)
+    return whole(text, 0)
 
 
 def positive(text: str) -> int:
     """A whole number, 1 or more."""
-    return _integer(text, 1, None)
+    return whole(text, 1)
 
 
-def _integer(text: str, least: int, most: int | None) -> int:
-    limit = f"{least} or more" if most is None else f"{least} to {most}"
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
+def whole(text: str, least: int, most: int | None = None) -> int:
+    """A whole number, `least` or more and at most `most`."""
+    value = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
     if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {limit}")
     return value

@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """What a run has to do.
 
     Attributes:
@@ -53,7 +53,7 @@ class Naming:
 
     Attributes:
         suffixes: of the output format; the first is given to files in an output folder.
-        mark: put behind the name, before the suffix.
+        mark: appended to the name, before the suffix.
         pattern: what a file's name must look like to be taken from a folder, such as "*.jpg";
             case does not matter.
     """
@@ -70,7 +70,7 @@ def plan(
     *,
     replace: bool = False,
     warn: Callable[[str], None] = lambda message: None,
-) -> Plan:
+) -> JobPlan:
     """Pair every input picture with its output file.
 
     A single input file and an output with one of the format's suffixes, which is not a folder, are
@@ -120,14 +120,14 @@ def plan(
         raise JobError(
             f"{existing[0]}{more}; add --skip-existing or --overwrite, or choose another output"
         )
-    return Plan(jobs, unread)
+    return JobPlan(jobs, unread)
 
 
 def check_report(report: Path, jobs: Sequence[Job]) -> None:
     """Refuse a report that cannot be written or would replace a picture.
 
     Raises:
-        JobError: it lies in no writable folder, or is an input or output of `jobs`.
+        JobError: it is in no writable folder, or is an input or output of `jobs`.
     """
     _refuse_unwritable([report])
     pictures = {path.resolve() for job in jobs for path in (job.source, job.target)}

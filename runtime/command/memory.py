@@ -22,7 +22,7 @@ def needed(header: Header, target: tuple[int, int], kind: Format, computing: int
     # Pillow holds 4 bytes per pixel, up to three times, and copies the samples out in two steps;
     # 16-bit pictures are decoded twice and reordered.
     decoding = pixels * (12 + 2 * samples * sample)
-    # Grey goes to the model as RGB; hidden colors are found with two 4-byte maps and a palette.
+    # Grey goes to the model as RGB; hidden colours are found with two 4-byte maps and a palette.
     hidden = 16 * sample if header.channels in (2, 4) else 0
     upscaling = pixels * (samples + 3 * sample + hidden) + computing
     return max(decoding, upscaling + kind.held * target[0] * target[1])

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         pictures: the bar over all pictures, whose unit is a pixel.
-        tiles: the bar over the picture in work.
+        tiles: the bar over the picture in progress.
         pixels: of each picture.
     """
 
@@ -45,7 +45,9 @@ class Progress:
         """Show that nothing is left to do for a picture."""
         with self._lock:
             self._ended += 1
-            self._pictures.set_description_str(_count(self._ended, len(self._pixels)), False)
+            self._pictures.set_description_str(
+                _count(self._ended, len(self._pixels)), refresh=False
+            )
             self._reach(job, self._pixels[job])
 
     def _reach(self, job: Job, pixels: int) -> None:
@@ -82,5 +84,5 @@ def _pixels(job: Job) -> int:
     try:
         height, width = images.probe(job.source).size
     except images.ImageError:
-        return 0  # the run will tell
+        return 0  # the run will report it
     return height * width

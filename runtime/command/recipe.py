@@ -1,4 +1,4 @@
-"""How one picture of any kind is upscaled: its color, its transparency, its final size."""
+"""How one picture of any kind is upscaled: its colour, its transparency, its final size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         seed: of the noise, 0 to 2**64 - 1.
         deterministic: use only the mean of the predicted noise.
-        color_fix: take the large-scale colors from the input.
+        color_fix: take the large-scale colours from the input.
         alpha: how transparency is enlarged, one of `ALPHA`.
         scale: factor between the sides of input and output, at most the model's.
         max_side: most pixels of the output's longer side; None for no limit.
@@ -114,7 +114,7 @@ class Recipe:
             "layout": layout or upscaler.layout(size),
         }
         return planes.upscale(
-            planes.Model(partial(upscaler.bands, **options), upscaler.bundle.manifest.scale),
+            planes.RgbModel(partial(upscaler.bands, **options), upscaler.bundle.manifest.scale),
             pixels,
             self.target(size),
             dtype,

@@ -1,5 +1,6 @@
 """`python -m lpnsr` is `lpnsr-run`."""
 
+import os
 import sys
 from contextlib import nullcontext
 
@@ -10,7 +11,9 @@ NAME = "lpnsr-run"
 
 def main() -> int:
     """Run the command, in a child process where memory is limited."""
-    return limited.guarded(NAME, _main) if limited.is_limited() else _main()
+    completes = "_ARGCOMPLETE" in os.environ  # ends its process by itself
+    is_guarded = limited.is_limited() and not completes
+    return limited.guarded(NAME, _main) if is_guarded else _main()
 
 
 def _main() -> int:

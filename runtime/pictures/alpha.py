@@ -15,9 +15,9 @@ _BAND = 128
 
 
 def fill_hidden(colors: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Give every fully transparent pixel the color of the nearest pixel that can be seen.
+    """Give every fully transparent pixel the colour of the nearest pixel that can be seen.
 
-    Image editors leave arbitrary colors, mostly black, under full transparency; enlarging would
+    Image editors leave arbitrary colours, mostly black, under full transparency; enlarging would
     mix them into the visible edge.
 
     Args:

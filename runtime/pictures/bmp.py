@@ -14,12 +14,12 @@ _BIT_FIELDS, _ALPHA_BIT_FIELDS = 3, 6
 """Values of the header's compression."""
 
 _MASKS = 54
-"""Where they are, in or behind the header."""
+"""Where they are, in the header or after it."""
 
 
 @dataclass(frozen=True)
 class BitFields:
-    """The picture of such a file; tells of itself by the names that Pillow's images use.
+    """The picture of such a file; described by the names that Pillow's images use.
 
     Attributes:
         path: the file.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from lpnsr.runtime.pictures import bmp, kinds, metadata, tiff
+from lpnsr.runtime.pictures import bmp, jxl, kinds, metadata, tiff
 from lpnsr.runtime.pictures.bmp import BitFields
 from lpnsr.runtime.pictures.metadata import DAMAGE, Metadata
 from lpnsr.runtime.pictures.tiff import Scan
@@ -194,7 +194,12 @@ def _decode(path: Path, image: Image.Image) -> Picture:
         lost.append("all frames but the first")
     if image.info.get("bit_depth", 8) > 8:  # of HEIF, which its plugin reduces
         lost.append("16-bit depth")
-    turned = image.format == "TIFF"  # by the decoders themselves
+    if image.format == "JXL":
+        lost += _lost_of_jxl(path, image)
+    samples = getattr(image, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 1)
+    if samples > len(image.getbands()):  # of TIFF
+        lost.append("extra channels")
+    turned = _is_turned(image)
     image.load()
     details, unreadable = metadata.read(image)
     if image.mode.startswith("I;16"):
@@ -212,6 +217,23 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     if not turned:
         pixels = _upright(pixels, metadata.orientation(image))
     return Picture(np.ascontiguousarray(pixels), details, (*lost, *unreadable))
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether the decoder turns the picture upright; HEIF's also says so in its EXIF."""
+    if image.format == "JXL":
+        return not getattr(image, "jpeg", False)  # one that was packed is given as it was
+    return image.format == "TIFF"
+
+
+def _lost_of_jxl(path: Path, image: Image.Image) -> list[str]:
+    """What Pillow's plugin for JPEG XL drops without saying so."""
+    stored = jxl.contents(path)
+    lost = ["all frames but the last"] if stored.animated else []
+    if stored.bits > 8 and not image.mode.startswith("I;16"):
+        lost.append("16-bit depth")
+    # A JPEG that is packed in the file brings its own.
+    return lost if getattr(image, "jpeg", False) else [*lost, *stored.unread]
 
 
 def _raw(image: Image.Image) -> str:

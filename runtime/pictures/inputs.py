@@ -66,8 +66,9 @@ def convert(picture: Any) -> Given:
         picture: an array (H, W) or (H, W, C): uint8, uint16, or floating-point in [0, 1]. The
             latter is rounded to 16 bits, as that is what the model is given; its result is float32
             in [0, 1] and not rounded. A PyTorch tensor is taken for an array (C, H, W) and gives a
-            tensor. What else has `__array__` gives an array. A PIL image in mode L, LA, RGB or
-            RGBA gives an image. The path of a file gives an array, of grey (H, W).
+            tensor. What else has `__array__` or, on the CPU, `__dlpack__` gives an array. A PIL
+            image in mode L, LA, RGB or RGBA gives an image. The path of a file gives an array, of
+            grey (H, W).
 
     Raises:
         ValueError: it is something else, empty, or out of range.
@@ -85,9 +86,20 @@ def convert(picture: Any) -> Given:
         return _array(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if _is_tensor(picture):
         return _tensor(picture)
-    if not hasattr(picture, "__array__"):
-        raise ValueError(f"expected an array, a PIL image or a path, got {type(picture).__name__}")
-    return _array(np.asarray(picture))
+    if hasattr(picture, "__array__"):
+        return _array(np.asarray(picture))
+    if hasattr(picture, "__dlpack__"):
+        return _array(_from_dlpack(picture))
+    raise ValueError(f"expected an array, a PIL image or a path, got {type(picture).__name__}")
+
+
+def _from_dlpack(picture: Any) -> np.ndarray:
+    try:
+        return np.from_dlpack(picture)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"NumPy cannot take the {type(picture).__name__} ({error}); copy it to the CPU"
+        ) from error
 
 
 def _array(pixels: np.ndarray, restore: Callable[[np.ndarray], Any] = np.asarray) -> Given:

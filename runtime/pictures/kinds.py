@@ -13,19 +13,20 @@ PILLOWS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow's names of the kinds that every installation reads."""
 
 _SUFFIXES = (
-    *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".png", ".tif", ".tiff", ".webp"),
 )
 
 _RAW = (
-    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mrw"),
-    *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"),
-    ".x3f",
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq"),
+    *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
+    *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
 
 _OTHERS = (
-    *(".exr", ".hdr", ".j2k", ".jp2", ".jpf", ".jxr", ".pbm", ".pgm", ".pnm", ".ppm"),
-    *(".psd", ".qoi", ".tga", ".xcf"),
+    *(".dds", ".eps", ".exr", ".hdr", ".ico", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxr"),
+    *(".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga"),
+    ".xcf",
 )
 
 
@@ -49,9 +50,11 @@ class Optional:
 
 
 OPTIONAL = {
-    "AVIF": Optional((".avif",), (b"avif", b"avis"), (), "", "install a Pillow built with AVIF"),
+    "AVIF": Optional(
+        (".avif", ".avifs"), (b"avif", b"avis"), (), "", "install a Pillow built with AVIF"
+    ),
     "HEIF": Optional(
-        (".heic", ".heif", ".hif"),
+        (".heic", ".heics", ".heif", ".heifs", ".hif"),
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
         (),
         "pillow_heif",
@@ -82,7 +85,7 @@ UNSURE = tuple(suffix for suffix in PICTURES if suffix not in _SUFFIXES)
 
 
 def unread(path: Path) -> str | None:
-    """Why a picture is not read here; None for one that is, and for what is no picture at all.
+    """Why a picture is not read here; None for one that is, and for what is not a picture at all.
 
     Raises:
         OSError: the file cannot be read.

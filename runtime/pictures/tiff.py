@@ -1,13 +1,14 @@
 """TIFF pictures of the layouts that Pillow and OpenCV do not read, or read wrongly.
 
 With 16 bits a sample, these are grey with alpha, white as zero, channels in planes of their own,
-alpha multiplied into the colors, and extra channels; with 8 bits, grey with alpha in planes or with
-white as zero, and extra channels in planes. Floating-point samples, big-endian BigTIFF and files
-over 4 GB are read here whatever their layout.
+alpha multiplied into the colours, and extra channels; with 8 bits, grey with alpha in planes or
+with white as zero, and in planes extra channels and alpha multiplied into the colours.
+Floating-point samples, big-endian BigTIFF and files over 4 GB are read here whatever their layout.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,15 @@ from typing import IO, Any, cast
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, PREDICTOR, SAMPLEFORMAT
+from tifffile import (
+    COMPRESSION,
+    DATATYPE,
+    EXTRASAMPLE,
+    PHOTOMETRIC,
+    PLANARCONFIG,
+    PREDICTOR,
+    SAMPLEFORMAT,
+)
 
 from lpnsr.runtime.pictures.metadata import DAMAGE
 
@@ -44,7 +53,7 @@ _BIG_ENDIAN_BIGTIFF = b"MM\0+"
 """What such a file begins with; Pillow does not know it."""
 
 _EXTRA = 2
-"""Most channels besides the colors."""
+"""Most channels besides the colours."""
 
 _SEGMENT = 2**26
 """Bytes that a strip or tile of any picture may have."""
@@ -56,7 +65,7 @@ class UnsupportedTiff(Exception):
 
 @dataclass(frozen=True)
 class Scan:
-    """The first page of an open TIFF file; tells of itself by the names that Pillow's images use.
+    """The first page of an open TIFF file; described by the names that Pillow's images use.
 
     Attributes:
         page: as tifffile sees it.
@@ -80,7 +89,7 @@ class Scan:
 
     @property
     def channels(self) -> int:
-        """Of the colors and alpha."""
+        """Of the colours and alpha."""
         return self.colors + (self._alpha is not None)
 
     @property
@@ -95,7 +104,7 @@ class Scan:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Color profile and XMP as far as the file has them."""
+        """Colour profile and XMP, where the file has them."""
         names = {"icc_profile": ExifTags.Base.InterColorProfile, "xmp": ExifTags.Base.XMLPacket}
         values = {name: self.page.tags.valueof(tag) for name, tag in names.items()}
         return {name: value for name, value in values.items() if isinstance(value, bytes)}
@@ -104,7 +113,7 @@ class Scan:
         """The file's tags; of big-endian BigTIFF, those of the first directory alone."""
         file, exif = self.page.parent, Image.Exif()
         if file.is_bigtiff and file.byteorder == ">":  # Pillow does not find its way there
-            exif.update({tag.code: _plain(tag.value) for tag in self.page.tags})
+            exif.update({tag.code: _plain(tag) for tag in self.page.tags})
             return exif
         exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
         # A FileHandle reads and seeks as a file does.
@@ -115,7 +124,7 @@ class Scan:
         """Decode the page.
 
         Returns:
-            uint8 or uint16 (H, W, channels); alpha is not multiplied into the colors.
+            uint8 or uint16 (H, W, channels); alpha is not multiplied into the colours.
 
         Raises:
             UnsupportedTiff: the compression is not read, or samples are not from 0 to 1.
@@ -149,7 +158,7 @@ class Scan:
 
     @property
     def _alpha(self) -> EXTRASAMPLE | None:
-        """How the first channel behind the colors holds transparency, if it does."""
+        """How the first channel after the colours holds transparency, if it does."""
         first = self.page.extrasamples[:1]
         kinds = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
         return EXTRASAMPLE(first[0]) if first and first[0] in kinds else None
@@ -192,6 +201,9 @@ def _scan(path: Path, stack: ExitStack) -> Scan | None:
         page = file.pages.first
         if page.sampleformat not in _SAMPLES or (page.bitspersample > 16 and not _is_float(page)):
             raise UnsupportedTiff("has signed or 32-bit samples; convert it to 8 or 16 bits")
+        if _is_garbled(page):
+            name = PHOTOMETRIC(page.photometric).name
+            raise UnsupportedTiff(f"has 16-bit {name} samples in planes; save it deflated")
         if page.compression == COMPRESSION.WEBP:  # Pillow's libtiff calls that damaged
             raise UnsupportedTiff("has WEBP compression; save it with deflate or none")
         unknown = magic == _BIG_ENDIAN_BIGTIFF or page.offset >= _FAR
@@ -238,6 +250,13 @@ def _is_readable(page: tifffile.TiffPage) -> bool:
     return page.imagedepth == 1 and (page.bitspersample in (8, 16) or _is_float(page))
 
 
+def _is_garbled(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow returns something else than the picture without noticing."""
+    in_planes = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+    plain = page.compression == COMPRESSION.NONE and page.bitspersample == 16
+    return page.photometric not in _COLORS and in_planes and plain
+
+
 def _is_float(page: tifffile.TiffPage) -> bool:
     return page.sampleformat == SAMPLEFORMAT.IEEEFP
 
@@ -251,15 +270,22 @@ def _is_uncommon(page: tifffile.TiffPage) -> bool:
         page.planarconfig == PLANARCONFIG.CONTIG or samples == 1
     )
     if page.bitspersample == 8:
-        beyond = samples > colors + 1 and (colors == 1 or not usual)
-        return beyond or (samples == 2 and not usual)
+        if colors == 1:
+            return samples > 2 or (samples == 2 and not usual)
+        # Only where nothing is compressed, Pillow stumbles over planes of four.
+        strange = page.extrasamples not in ((), (EXTRASAMPLE.UNASSALPHA,))
+        is_plain = page.compression == COMPRESSION.NONE
+        return not usual and (samples > 4 or (strange and is_plain))
     plain = samples in (1, 3, 4) and page.extrasamples in ((), (EXTRASAMPLE.UNASSALPHA,))
     return not (usual and plain)
 
 
-def _plain(value: object) -> object:
+def _plain(tag: tifffile.TiffTag) -> object:
     """A tag's value as Pillow has it: rationals are numbers."""
-    return value[0] / value[1] if isinstance(value, tuple) and len(value) == 2 else value
+    if tag.dtype not in (DATATYPE.RATIONAL, DATATYPE.SRATIONAL) or tag.count > 1:
+        return tag.value
+    above, below = tag.value
+    return above / below if below else math.nan
 
 
 def _deep(samples: np.ndarray) -> np.ndarray:

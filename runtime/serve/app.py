@@ -23,12 +23,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lpnsr.runtime.serve import inference, metrics, options
+from lpnsr.runtime.serve import inference, options, prometheus
 from lpnsr.runtime.serve.desk import GONE, Desk, Ticket
 from lpnsr.runtime.serve.door import Door
-from lpnsr.runtime.serve.errors import Refusal
-from lpnsr.runtime.serve.metrics import Metrics
-from lpnsr.runtime.serve.worker import Worker
+from lpnsr.runtime.serve.handler import PictureHandler
+from lpnsr.runtime.serve.prometheus import Metrics
+from lpnsr.runtime.serve.refusals import Refusal
 from lpnsr.runtime.upscaler import Upscaler
 
 T = TypeVar("T")
@@ -50,8 +50,8 @@ class Limits:
     """What requests may cost.
 
     Attributes:
-        parallel: pictures in work at the same time.
-        waiting: pictures that may wait beside them.
+        parallel: pictures in progress at the same time.
+        waiting: pictures that may wait in addition.
         megabytes: of a request's body.
         megapixels: of an input.
         seconds: from a request's beginning to its result.
@@ -75,7 +75,7 @@ class Service:
     def __init__(self, upscaler: Upscaler, limits: Limits) -> None:
         self.limits, self._desk = limits, Desk(limits.parallel, limits.waiting)
         self.metrics = Metrics(self._desk)
-        self._worker = Worker(upscaler, limits.megapixels)
+        self._handler = PictureHandler(upscaler, limits.megapixels)
         self._model = upscaler.bundle.manifest.preset
         self._tickets: dict[str, Ticket] = {}
         self._uploads = 0
@@ -107,7 +107,7 @@ class Service:
             **{model: lambda _: JSONResponse(inference.describe(self._model)) for model in models},
             **{f"{model}/ready": self._ready for model in models},
             "/progress/{name}": self._progress,
-            "/metrics": lambda _: Response(self.metrics.text(), media_type=metrics.TYPE),
+            "/metrics": lambda _: Response(self.metrics.text(), media_type=prometheus.TYPE),
         }
         return [
             Route("/upscale", self._upscale, methods=["POST"]),
@@ -123,14 +123,14 @@ class Service:
     def _progress(self, request: Request) -> Response:
         ticket = self._tickets.get(request.path_params["name"])
         if ticket is None:
-            raise Refusal(404, "no such request is waiting or in work")
+            raise Refusal(404, "no such request is waiting or in progress")
         return JSONResponse({"done": ticket.done, "total": ticket.total})
 
     async def _upscale(self, request: Request) -> Response:
         async with self._received(request) as (source, fields, end):
             asked = options.read([*request.query_params.multi_items(), *fields])
             result = await self._work(
-                request, end, lambda ticket: self._worker.file(source, asked, ticket)
+                request, end, lambda ticket: self._handler.file(source, asked, ticket)
             )
         self.metrics.add_pixels(result.pixels)
         headers = {"Content-Length": str(result.bytes)}
@@ -143,7 +143,7 @@ class Service:
     async def _infer(self, request: Request) -> Response:
         def work(ticket: Ticket) -> tuple[int, bytes, dict[str, str]]:
             asked = inference.parse(source, request.headers.get(inference.HEADER))
-            pixels = self._worker.array(asked.pixels, asked.recipe, ticket)
+            pixels = self._handler.array(asked.pixels, asked.recipe, ticket)
             return pixels.shape[0] * pixels.shape[1], *inference.answer(self._model, asked, pixels)
 
         if request.headers.get("content-encoding", "identity") != "identity":
@@ -168,7 +168,7 @@ class Service:
             which the request must be answered.
 
         Raises:
-            Refusal: it is no such body, comes too slowly, or the queue is full anyway.
+            Refusal: there is no such body, it comes too slowly, or the queue is full anyway.
         """
         self._desk.check()
         if self._uploads >= _UPLOADS:
@@ -224,7 +224,7 @@ def create(upscaler: Upscaler, limits: Limits, token: str | None = None) -> Star
     Args:
         upscaler: the model.
         limits: what requests may cost.
-        token: that requests must bear; None on the loopback address alone.
+        token: that requests must carry; None on the loopback address alone.
     """
     service = Service(upscaler, limits)
     return Starlette(

@@ -20,6 +20,7 @@ from lpnsr.runtime.command.arguments import (
     installed,
     megapixels,
     positive,
+    whole,
 )
 from lpnsr.runtime.command.jobs import JobError
 from lpnsr.runtime.manifest import BundleError
@@ -94,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    add("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     add("--open", action="store_true", help="show the page in the browser")
     add(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="holds what requests must bear; needed for addresses that other machines reach",
+        help="holds the token that requests must carry; needed where other machines can connect",
     )
     _add_limits(parser.add_argument_group("limits"))
     add_model(parser.add_argument_group("model"))
@@ -115,15 +116,15 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--parallel",
         type=positive,
         metavar="N",
-        help="pictures in work at once (default: 2, of which one is computed while another is read "
-        "or written; for batches of several tiles, twice as many as those)",
+        help="pictures in progress at once (default: 2, of which one is computed while another is "
+        "read or written; for batches of several tiles, twice as many as those)",
     )
     add(
         "--queue",
         type=positive,
         default=16,
         metavar="N",
-        help="pictures that may wait beside them (default: %(default)s)",
+        help="further pictures that may wait (default: %(default)s)",
     )
     add(
         "--max-megabytes",
@@ -148,8 +149,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _port(text: str) -> int:
+    return whole(text, 0, 65535)
+
+
 def _token(args: argparse.Namespace) -> str | None:
-    """The token that requests must bear.
+    """The token that requests must carry.
 
     Raises:
         JobError: there must be one, or it is too short.

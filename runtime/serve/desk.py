@@ -1,4 +1,4 @@
-"""A bounded queue in front of the model, and threads that work it off."""
+"""A bounded queue in front of the model, and threads that work through it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TypeVar
 
-from lpnsr.runtime.serve.errors import Refusal
+from lpnsr.runtime.serve.refusals import Refusal
 
 T = TypeVar("T")
 
 _MEMORY = 0.8
-"""Share of the earlier ones in the average duration of works."""
+"""Weight of earlier requests in the average duration."""
 
 GONE = 499
 """Status of a request whose client has hung up; nobody sees it but the counters."""
@@ -49,23 +49,23 @@ class Ticket:
 
 
 class Desk:
-    """Takes a limited number of requests and works them off in order.
+    """Takes a limited number of requests and works through them in order.
 
     All methods belong to the thread of the event loop.
 
     Args:
-        parallel: pictures in work at the same time: while one is decoded or encoded, the model has
-            another.
-        waiting: most requests that may wait beside them.
+        parallel: pictures in progress at the same time: while one is decoded or encoded, the model
+            has another.
+        waiting: most requests that may wait in addition.
 
     Attributes:
-        inside: requests that wait or are in work.
+        inside: requests that wait or are in progress.
     """
 
     def __init__(self, parallel: int, waiting: int) -> None:
         self._parallel, self._most = parallel, parallel + waiting
         self._threads = ThreadPoolExecutor(parallel, "upscale")
-        self._usual = 1.0  # seconds of a work, averaged
+        self._usual = 1.0  # seconds of a request, on average
         self.inside = 0
 
     def is_full(self) -> bool:

@@ -11,9 +11,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lpnsr.runtime.serve.errors import Refusal
 from lpnsr.runtime.serve.hosts import is_loopback
-from lpnsr.runtime.serve.metrics import Metrics
+from lpnsr.runtime.serve.prometheus import Metrics
+from lpnsr.runtime.serve.refusals import Refusal
 
 _OPEN = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token."""
@@ -80,10 +80,10 @@ class Door:
     """Middleware that lets requests in or answers with a refusal.
 
     Args:
-        app: what is behind it.
+        app: what requests are passed on to.
         metrics: that count the answers.
         megabytes: that a body may have.
-        token: that requests must bear; without it, only those are let in that were sent to this
+        token: that requests must carry; without it, only those are let in that were sent to this
             machine under one of its own names, and not by another site's page.
     """
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lpnsr.runtime.command.recipe import Recipe
 from lpnsr.runtime.serve import options
-from lpnsr.runtime.serve.errors import Refusal
+from lpnsr.runtime.serve.refusals import Refusal
 
 HEADER = "Inference-Header-Content-Length"
 """Says how many bytes of a body are JSON; tensors follow them."""
@@ -168,7 +168,7 @@ def _inputs(request: dict[str, Any], tensors: memoryview) -> dict[str, np.ndarra
             f"{name} has {values.size} values, not those of {shape}",
         )
         found[name] = values.reshape(shape)
-    _expect(not len(tensors), f"{len(tensors)} bytes are left over behind the tensors")
+    _expect(not len(tensors), f"{len(tensors)} bytes are left over after the tensors")
     return found
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from lpnsr.runtime.command import arguments
 from lpnsr.runtime.command.recipe import ALPHA, Recipe
 from lpnsr.runtime.pictures.formats import FORMATS
-from lpnsr.runtime.serve.errors import Refusal
+from lpnsr.runtime.serve.refusals import Refusal
 
 
 @dataclass(frozen=True)
-class Options:
+class RequestOptions:
     """What to do with the picture of a request.
 
     Attributes:
@@ -58,7 +58,7 @@ _RECIPE: dict[str, Callable[[str], Any]] = {
 }
 
 
-def read(given: Iterable[tuple[str, object]]) -> Options:
+def read(given: Iterable[tuple[str, object]]) -> RequestOptions:
     """The options of a request.
 
     Args:
@@ -81,4 +81,4 @@ def read(given: Iterable[tuple[str, object]]) -> Options:
         except ArgumentTypeError as error:
             raise Refusal(400, f"option {name}: {error}") from error
     recipe = Recipe(**{name: value for name, value in found.items() if name in _RECIPE})
-    return Options(recipe, **{name: value for name, value in found.items() if name in _FILE})
+    return RequestOptions(recipe, **{name: value for name, value in found.items() if name in _FILE})

@@ -15,12 +15,12 @@ def known(request, monkeypatch):
 
 
 @pytest.fixture
-def traced_once(micro_traces, monkeypatch):
-    """Graphs of `micro` are made of the session's traces, but for those without rewrites."""
-    rewrite, trace = passes.rewrite, pack.trace_stage
+def traced_once(micro_traces, micro_raw_traces, monkeypatch):
+    """Graphs of `micro` are made of the session's traces, with rewrites or without."""
+    rewrite = passes.rewrite
 
     def traced(chain, preset, *shape):
-        return micro_traces(*shape) if passes.rewrite is rewrite else trace(chain, preset, *shape)
+        return (micro_traces if passes.rewrite is rewrite else micro_raw_traces)(*shape)
 
     monkeypatch.setattr(pack, "trace_stage", traced)
     monkeypatch.setattr(stages, "trace_stage", traced)

@@ -7,7 +7,7 @@ from PIL import Image
 from runtime.toy import write_bundle
 from selection import slow_but
 
-from lpnsr.benchmarks import cli, folder, report, small
+from lpnsr.benchmarks import cli, folder, pages, small
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER
 
 
@@ -32,7 +32,7 @@ def test_from_file_to_file(tmp_path, capsys, count):
     assert psnr[EAGER + CALLS] > 60
     assert psnr["ONNX Runtime fp32"] > 55
     assert psnr[EAGER + AUTHORS] > 20
-    factors = report.causes(seconds)["OpenVINO fp32"]
+    factors = pages.causes(seconds)["OpenVINO fp32"]
     assert list(factors)[:2] == [
         "padding and tile overlap",
         "unused calls (the noise predictor's last)",

@@ -46,7 +46,8 @@ def test_faults_are_found(found):
     assert frame < rest < 0
 
 
-def test_the_command_prints_both_ways(capsys, request):
+def test_the_command_prints_both_ways(capsys, request, monkeypatch):
+    monkeypatch.setattr(patches, "SIDE", 48)
     assert cli.main(["patches", str(request.config.rootpath / PHOTO)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| worst, levels | with colour fix | without |"

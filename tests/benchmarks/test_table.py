@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from dm_sr import PRESET as MICRO_DMSR
 from PIL import Image
 
-from lpnsr.benchmarks import cli, machine, methods, plots, process, report, table, workloads
+from lpnsr.benchmarks import cli, isolated, machine, methods, pages, plots, table, workloads
 from lpnsr.benchmarks.measure import Result
 from lpnsr.benchmarks.methods import AUTHORS, COMPILED, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.timing import Row
@@ -46,7 +47,7 @@ def test_quick_has_every_method_and_every_cause(
     micro, traced_once, quickly, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setitem(PRESETS, "micro", replace(micro.preset, weights=micro.weights))
-    monkeypatch.setattr(process, "twice", lambda *task: START)
+    monkeypatch.setattr(isolated, "twice", lambda *task: START)
     models = (replace(MODEL, label="built-in"),)
     monkeypatch.setitem(
         WORKLOADS, "quick", replace(WORKLOADS["quick"], models=models, size=(16, 16))
@@ -58,7 +59,7 @@ def test_quick_has_every_method_and_every_cause(
     assert cli.main(["quick", "--runs", "2", "--compile", *options]) == 0
     printed = capsys.readouterr().out
     kept = json.loads(files["json"].read_text())
-    assert printed == report.whole(kept) + "\n" == files["markdown"].read_text()
+    assert printed == pages.whole(kept) + "\n" == files["markdown"].read_text(encoding="utf-8")
     with Image.open(files["plot"]) as image:
         assert image.text[plots.DIGEST] == plots.digest(kept)
 
@@ -78,7 +79,7 @@ def test_quick_has_every_method_and_every_cause(
     assert result["parameters"] == sum(p.numel() for p in micro.chain.parameters())
     assert result["graph_macs"] < result["row"]["macs"]
 
-    causes = report.causes(psnr)
+    causes = pages.causes(psnr)
     assert set(causes) == {name for name in psnr if AUTHORS not in name and TRACED not in name}
     for name, steps in causes.items():
         before, after = steps.pop("total")
@@ -130,8 +131,8 @@ def test_variants_of_an_engine_are_no_steps_on_the_way_to_a_speed_up():
     single, mixed = "TensorRT fp32", "TensorRT mixed"
     seconds = {EAGER: [4.0], EAGER + AUTHORS: [5.0], single: [2.0], mixed: [1.0]}
     variants = {mixed + STAGED: [3.0], mixed + UNCAPTURED: [1.5]}
-    found = report.causes(seconds | variants)
-    assert found == report.causes(seconds)
+    found = pages.causes(seconds | variants)
+    assert found == pages.causes(seconds)
     assert found[mixed]["precision"] == (single, mixed)
     assert found[mixed]["total"] == (EAGER + AUTHORS, mixed)
 
@@ -269,13 +270,31 @@ def test_workloads_name_models_that_there_are(workload):
 def test_a_process_of_its_own(micro, tmp_path):
     file = tmp_path / "chain.pt"
     torch.save(micro.chain, file)
-    eager = process.measure(
-        process.Task(str(file), "torch", "fp32", (16, 16), str(tmp_path), runs=1)
+    eager = isolated.measure(
+        isolated.Trial(str(file), "torch", "fp32", (16, 16), str(tmp_path), runs=1)
     )
     assert len(eager.seconds) == 1
     assert eager.memory >= eager.idle > 10**8
-    engine = process.twice(BUILTIN, "onnxruntime", "fp32", (64, 64), tmp_path)
-    assert engine.keys() == START.keys()
-    assert engine["memory"] > 5e7
+    engine = isolated.measure(
+        isolated.Trial(str(BUILTIN), "onnxruntime", "fp32", (64, 64), str(tmp_path))
+    )
+    assert engine.seconds == [] and engine.memory > 5e7
     with pytest.raises(RuntimeError, match="no_such_bundle"):
-        process.measure(process.Task("no_such_bundle", "openvino", "fp32", (8, 8), str(tmp_path)))
+        isolated.measure(
+            isolated.Trial("no_such_bundle", "openvino", "fp32", (8, 8), str(tmp_path))
+        )
+
+
+def test_two_starts(monkeypatch, tmp_path):
+    """The second finds what the first has compiled."""
+    trials = []
+
+    def measure(trial):
+        trials.append(trial)
+        return isolated.Measured(3.0 / len(trials), [], 1, 10 * len(trials), None)
+
+    monkeypatch.setattr(isolated, "measure", measure)
+    found = isolated.twice(BUILTIN, "onnxruntime", "fp32", (64, 64), tmp_path)
+    assert found == {"first": 3.0, "second": 1.5, "memory": 20, "device_memory": None}
+    assert found.keys() == START.keys()
+    assert trials[0] == trials[1] and Path(trials[0].cache).parent == tmp_path

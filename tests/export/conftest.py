@@ -1,5 +1,7 @@
 """Small models, their checkpoints and an exported bundle."""
 
+import shutil
+
 import pytest
 from small import TINY, random_model
 
@@ -32,24 +34,33 @@ def two_shapes(tiny, tmp_path_factory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def micro_bundles(micro, micro_traces, tmp_path_factory):
-    """Bundles of `micro` for `SMALL`, by precision; do not change their files."""
+    """Bundles of `micro` for `SMALL`, by what they are, such as "fp16" or "staged fp32".
+
+    Do not change their files.
+    """
     return Exports(micro, micro_traces, tmp_path_factory.mktemp("bundles"))
 
 
 class Exports(dict):
-    """Precision -> a bundle, exported when it is first asked for."""
+    """Topology, if it is not unrolled, and precision -> a bundle, exported when first asked for."""
 
     def __init__(self, model, traces, folder):
         self.model, self.traces, self.folder = model, traces, folder
 
-    def __missing__(self, precision):
-        model, target = self.model, self.folder / precision
+    def __missing__(self, name):
+        model, target = self.model, self.folder / name.replace(" ", "_")
+        topology, _, precision = name.rpartition(" ")
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: self.traces(*shape))
-            self[precision] = pack.pack(
-                model.chain, model.preset, [SMALL], target, precision=precision
+            self[name] = pack.pack(
+                model.chain,
+                model.preset,
+                [SMALL],
+                target,
+                precision=precision,
+                topology=topology or "unrolled",
             )
-        return self[precision]
+        return self[name]
 
 
 @pytest.fixture
@@ -58,3 +69,19 @@ def quick(monkeypatch, micro, micro_traces):
     monkeypatch.setitem(presets.PRESETS, "micro", micro.preset)
     monkeypatch.setattr(pack, "trace_stage", lambda chain, preset, *shape: micro_traces(*shape))
     return micro
+
+
+@pytest.fixture
+def copied(quick, micro_bundles, monkeypatch):
+    """Exports of `micro` are copies of one that was made before; lists the chains it was given."""
+    whole, chains = micro_bundles["fp32"].path, []
+
+    def copy(chain, preset, shapes, target, *, force, **_):
+        chains.append(chain)
+        if force:
+            shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(whole, target)
+        return Bundle.open(target)
+
+    monkeypatch.setattr(pack, "pack", copy)
+    return chains

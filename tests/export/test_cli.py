@@ -92,16 +92,18 @@ def test_other_weights_do_not_verify(run, quick, exported, here):
     assert "x_0 of the exported graph is" in err[0]
 
 
-def test_single_files(run, quick, here):
+def test_single_files(run, quick, copied):
     files = {role: quick.weights / f"{role}.safetensors" for role in quick.preset.networks}
     options = [
         part for role, file in files.items() for part in (f"--{role.replace('_', '-')}", file)
     ]
     assert run(*options)[0] == 0
-    Bundle.open(here / "out")
+    (chain,) = copied
+    pairs = zip(chain.parameters(), quick.chain.parameters(), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
 
 
-def test_force(run, quick, exported):
+def test_force(run, quick, exported, copied):
     arguments = ("--weights", quick.weights)
     code, _, err = run(*arguments)
     assert (code, err) == (
@@ -200,12 +202,12 @@ BAD = {
     "checkpoint of another network": (
         ["--weights", "weights"],
         other_network,
-        ["no checkpoint of the denoiser", "missing: time_embed.0.weight", "unexpected: body"],
+        ["not a checkpoint of the denoiser", "missing: time_embed.0.weight", "unexpected: body"],
     ),
     "swapped checkpoints": (
         ["--weights", "weights", "--denoiser", "weights/noise_predictor.safetensors"],
         None,
-        ["noise_predictor.safetensors is no checkpoint of the denoiser", "of the wrong shape"],
+        ["noise_predictor.safetensors is not a checkpoint of the denoiser", "of the wrong shape"],
     ),
     "text as safetensors": (
         ["--weights", "weights"],

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hub import REPOSITORY, serve
 
 from lpnsr.export import cli
@@ -24,7 +25,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hub(quick, home, monkeypatch):
+def hub(quick, copied, home, monkeypatch):
     """Has the micro model's checkpoints; two of them are on the hub, two in a release."""
     with serve() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
@@ -47,7 +48,7 @@ def run(capfd):
     return run
 
 
-def test_a_preset_by_name(hub, home, run):
+def test_a_preset_by_name(hub, home, run, quick, copied):
     code, out, err = run("--accept-licences")
     assert code == 0
     assert err == [
@@ -60,6 +61,9 @@ def test_a_preset_by_name(hub, home, run):
     ]
     assert out[0].startswith(f"{home / 'bundles' / 'micro'}: ")
     assert Bundle.open("micro").path == home / "bundles" / "micro"
+    (chain,) = copied
+    pairs = zip(chain.parameters(), quick.chain.parameters(), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
     del hub.asked[:]
     code, _, err = run("-o", "again")
     assert (code, err, hub.asked) == (0, [], [])

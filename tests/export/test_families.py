@@ -11,28 +11,17 @@ import onnxruntime
 import pytest
 import torch
 from selection import slow_but
-from small import UPSR, random_model
+from small import AUTOENCODER, UNET, UPSR, random_model
 
 from lpnsr.export import pack
 from lpnsr.export.check.verify import ParityError, check
-from lpnsr.models.codecs import VQCodec, VQConfig
+from lpnsr.models.codecs import VQCodec
 from lpnsr.models.presets import PRESETS, Network, Preset, Tolerance
 from lpnsr.models.roles import ROLES
 from lpnsr.models.schedule import Schedule
-from lpnsr.models.swin_unet import SwinUNet, SwinUNetConfig
+from lpnsr.models.swin_unet import SwinUNet
 
 SHAPE = (2, (16, 24))
-UNET = partial(
-    SwinUNetConfig,
-    channels=16,
-    multipliers=(1,),
-    blocks=1,
-    groups=8,
-    swin_channels=16,
-    head_channels=8,
-    mlp_ratio=2,
-)
-AUTOENCODER = VQConfig(channels=32, multipliers=(1, 1, 1), blocks=1, codes=64)
 RESSHIFT = Preset(
     name="micro-resshift",
     schedule=Schedule(steps=3),

@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from latent_diffusion import PRESET
-from selection import slow_but
 from small import random_model
 
 from lpnsr.export import pack
@@ -48,6 +47,12 @@ def export(model):
 def bundle(request, export, tmp_path_factory):
     target = tmp_path_factory.mktemp("bundles") / request.param
     return export([SMALL, WIDE], target, topology=request.param)
+
+
+def test_all_tiles_share_their_weights(bundle, export, tmp_path):
+    one = export([SMALL], tmp_path / "one", topology=bundle.manifest.topology)
+    size, more = ((each.path / "weights.bin").stat().st_size for each in (one, bundle))
+    assert size <= more < 1.1 * size
 
 
 def photo(height, width):
@@ -130,7 +135,8 @@ def test_it_is_verified_anew(model, bundle, monkeypatch):
     assert found.manifest.graphs[0].parity["fp32"]["x0_relative_l2"] < 1e-4
 
 
-@pytest.mark.parametrize("precision", slow_but(["fp16"], ["fp16", "bf16"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_narrow_stages(export, tmp_path, precision):
     bundle = export([SMALL], tmp_path / "bundle", precision=precision)
     assert set(bundle.manifest.graphs[0].stage_parity) == {s.name for s in PRESET.stages}

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from selection import slow_but
 from torch import nn
 
 from lpnsr.export.graph import passes, trace
@@ -44,8 +45,11 @@ class Upsampled(nn.Module):
         return self.conv(nn.functional.interpolate(x, scale_factor=self.factor, mode=self.mode))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 3), (8, 16)])
+PICTURES = [(size, bias) for size in ((1, 1), (1, 5), (7, 3), (8, 16)) for bias in (True, False)]
+QUICK_PICTURES = [((1, 1), True), ((1, 5), False), ((7, 3), True)]
+
+
+@pytest.mark.parametrize(("size", "bias"), slow_but(QUICK_PICTURES, PICTURES))
 def test_phases_are_the_upsampled_convolution(traced, size, bias):
     x = torch.randn(2, 4, *size)
     module = Upsampled(bias=bias)
@@ -96,8 +100,11 @@ class ArgMin(nn.Module):
         return x.argmin(-1, keepdim=self.keepdim)
 
 
-@pytest.mark.parametrize("keepdim", [True, False])
-@pytest.mark.parametrize("length", [LONG, 1031, 1155, 8192], ids=str)
+AXES = [(length, keepdim) for length in (LONG, 1031, 1155, 8192) for keepdim in (True, False)]
+QUICK_AXES = [(LONG, True), (1031, False), (1155, True), (8192, False)]
+
+
+@pytest.mark.parametrize(("length", "keepdim"), slow_but(QUICK_AXES, AXES))
 def test_blockwise_argmin_takes_the_first_of_equal_values(traced, length, keepdim):
     # Few different values: most minima are there many times, in many blocks.
     x = torch.randint(0, 5, (2, 3, 7, length)).float()

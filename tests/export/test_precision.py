@@ -70,7 +70,7 @@ def test_tracing_computes_nothing_in_the_narrow_type(micro, monkeypatch):
     """Processors take minutes over the float16 convolutions of the full-size model."""
     seen = []
     monkeypatch.setattr(trace, "MixedPrecision", lambda dtype: MixedPrecision(dtype, seen.append))
-    trace.trace_stage(micro.chain, micro.preset, "encoder", *SMALL, "float16")
+    trace.trace_stage(micro.chain, micro.preset, "encoder", *SMALL, "fp16")
     assert seen
     assert all(isinstance(tensor, FakeTensor) for tensor in seen)
 

@@ -1,7 +1,7 @@
 """A chain without steps, from the network to a picture."""
 
+import functools
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,13 +14,22 @@ from lpnsr.models.rrdbnet import RRDBNet
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.upscaler import Upscaler
 
-NETWORK = Network(partial(RRDBNet, 1), ("upsampler.safetensors",))
+NETWORK = Network(functools.partial(RRDBNet, 1), ("upsampler.safetensors",))
 PRESET = replace(get_preset("real-esrgan"), networks={"pre_upsampler": NETWORK})
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The network, each of whose stages is traced once."""
+    model = random_model(PRESET, tmp_path_factory.mktemp("weights"))
+    traced = functools.cache(functools.partial(pack.trace_stage, model.chain, PRESET))
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(pack, "trace_stage", lambda chain, preset, *shape: traced(*shape))
+        yield model
+
+
 @pytest.mark.parametrize("topology", ["unrolled", "staged"])
-def test_a_picture(topology, tmp_path):
-    model = random_model(PRESET, tmp_path)
+def test_a_picture(model, topology, tmp_path):
     target = tmp_path / "bundle"
     bundle = pack.pack(model.chain, PRESET, [(1, (16, 16))], target, topology=topology)
     assert Bundle.open(target).manifest == bundle.manifest

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from runtime.toy import photo, write_bundle
 
 from lpnsr.export import cli
 from lpnsr.export.triton import repository
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntimeSession
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import BundleError
 from lpnsr.runtime.upscaler import Upscaler
@@ -130,6 +132,28 @@ def test_many_requests_at_once(model, bundle):
         np.testing.assert_array_equal(request.answer(), upscaler.upscale(picture, seed=SEED - k))
 
 
+def test_requests_share_batches(model, monkeypatch):
+    """The first one computes alone; those that come meanwhile fill the next batch."""
+    run, calls, gate = OnnxRuntimeSession.run, [], threading.Event()
+
+    def gated(session, lr, noise):
+        calls.append(session)
+        assert gate.wait(60)
+        return run(session, lr, noise)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", gated)
+    requests = [Request(photo(20, 20)) for _ in range(4)]
+    model.execute(requests[:1])
+    while not calls:
+        time.sleep(0.02)
+    model.execute(requests[1:])
+    while len(calls[0].batches._waiting) < 3:
+        time.sleep(0.02)
+    gate.set()
+    assert len({request.answer().tobytes() for request in requests}) == 1
+    assert len(calls) == 2
+
+
 def test_parameters_are_those_of_the_server(model, bundle):
     picture = photo(30, 40)
     plain, options = Request(picture), Request(picture, deterministic=True, seed=3, width=80)
@@ -188,7 +212,7 @@ def test_the_command_puts_a_bundle_into_a_repository(bundle, tmp_path, capsys):
 
 def test_nothing_else_is_replaced(bundle, tmp_path):
     (tmp_path / "toy").mkdir()
-    with pytest.raises(BundleError, match="is no model of Triton's"):
+    with pytest.raises(BundleError, match="is not a Triton model"):
         repository.write(Bundle.open(bundle), tmp_path, force=True)
 
 

@@ -19,11 +19,28 @@ NAMES = {
 @pytest.mark.parametrize("arch", slow_but(["89"], cuda.ARCHITECTURES))
 @pytest.mark.parametrize("source", NAMES)
 def test_the_sources_compile(source, arch):
-    pytest.importorskip("cuda.core", reason="the extra cuda-kernels is not installed")
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="needs the extra cuda-kernels")
+    try:
+        pathfinder.load_nvidia_dynamic_lib("nvrtc")
+    except pathfinder.DynamicLibNotFoundError:
+        pytest.skip("NVRTC is not installed")
     code = cuda.build(arch, source).code
     assert code[:4] == b"\x7fELF"
     for name in NAMES[source]:
         assert f".text.{name}\0".encode() in code
+
+
+def test_a_missing_compiler_is_told_in_one_line(monkeypatch):
+    core = pytest.importorskip("cuda.core", reason="needs the extra cuda-kernels")
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+
+    def program(*_):
+        raise pathfinder.DynamicLibNotFoundError("No such file: libnvrtc.so.13\nand more")
+
+    monkeypatch.setattr(core, "Program", program)
+    with pytest.raises(cuda.KernelError, match=r"NVRTC is missing; run: pip install .*") as error:
+        cuda.build("89")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("source", NAMES)

@@ -96,7 +96,7 @@ def test_misfits_are_named(tmp_path, weights):
     weights["2.weight"] = torch.zeros(1, 2, 5, 5)
     torch.save(weights, file)
     assert refusal(file) == (
-        f"{file} is no checkpoint of the denoiser: "
+        f"{file} is not a checkpoint of the denoiser: "
         "missing: 0.weight, 0.bias, 1.weight and 1 more; "
         "unexpected: body.0.weight, body.0.bias, body.1.weight and 1 more; "
         "of the wrong shape: 2.weight (1, 2, 5, 5) instead of (1, 2, 3, 3)"
@@ -118,7 +118,7 @@ def test_a_single_misfit_is_enough(tmp_path, weights, change, problem):
     change(weights)
     file = tmp_path / "weights.safetensors"
     save_file(weights, file)
-    assert refusal(file) == f"{file} is no checkpoint of the denoiser: {problem}"
+    assert refusal(file) == f"{file} is not a checkpoint of the denoiser: {problem}"
 
 
 class Malice:

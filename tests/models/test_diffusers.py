@@ -21,10 +21,11 @@ AUTOENCODERS = [AUTOENCODER, pytest.param(AutoencoderKLConfig(), marks=FULL, id=
 
 
 @pytest.fixture(autouse=True)
-def eager():
+def eager(request):
     with torch.no_grad():
         yield
-    gc.collect()
+    if request.node.get_closest_marker("slow"):  # networks of full size
+        gc.collect()
 
 
 def their_unet(config):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from small import MICRO, random_model
 from torch import nn
 
-from lpnsr.benchmarks import weights
+from lpnsr.benchmarks import deterministic
 from lpnsr.models.autoencoder_kl import OLD_NAMES
 from lpnsr.models.checkpoints import CheckpointError, load_network
 from lpnsr.models.diffusion_unet import DiffusionUNet
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_a_checkpoint_is_one_line(model, tmp_path):
     save_file(weights, other)
     with pytest.raises(CheckpointError) as caught:
         load_chain(PRESET, files | {"denoiser": other})
-    assert "no checkpoint of the denoiser: of the wrong shape" in str(caught.value)
+    assert "not a checkpoint of the denoiser: of the wrong shape" in str(caught.value)
     assert str(caught.value).endswith("take that of stabilityai/sd-turbo")
     assert "\n" not in str(caught.value)
     published = {k: v for k, v in model.chain.encoder.state_dict().items() if "time_" not in k}
@@ -245,7 +245,7 @@ def test_two_tilings_differ_no_more_than_those_of_lpnsr(kind):
     for preset, given in ((PRESET, {"timestep": torch.tensor([200.0])}), (MICRO, {})):
         chain = preset.build()
         with torch.no_grad():
-            weights.fill(chain)
+            deterministic.fill(chain)
         one, other = (tiled(preset, chain, picture, tile, **given) for tile in (64, 32))
         differences.append(np.abs(one - other).mean())
     print(f"levels between two tilings: DM-SR {differences[0]:.1f}, LPNSR {differences[1]:.1f}")

@@ -70,7 +70,7 @@ def test_a_skip_adds_the_state_to_the_output(network):
 
 
 @pytest.mark.parametrize(("groups", "everywhere"), [(4, True), (0, False)])
-def test_without_norms_no_place_hangs_on_all_others(network, groups, everywhere):
+def test_without_norms_no_position_depends_on_all_others(network, groups, everywhere):
     torch.manual_seed(1)
     local = SwinUNet(replace(network.config, groups=groups)).eval().requires_grad_(False)
     x = torch.randn(1, 5, 16, 192)

@@ -104,7 +104,9 @@ def test_a_wrong_file_names_its_network(tmp_path, role):
     save_file({"other": torch.zeros(1)}, files[role])
     with pytest.raises(CheckpointError) as error:
         load_chain(preset, files)
-    assert str(error.value).startswith(f"{files[role]} is no checkpoint of the {role}: missing: ")
+    assert str(error.value).startswith(
+        f"{files[role]} is not a checkpoint of the {role}: missing: "
+    )
 
 
 def test_load_chain(tmp_path):

@@ -1,5 +1,6 @@
 """Fixtures for the tests of the runtime."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,3 +37,21 @@ def limits() -> Iterator[None]:
     yield
     Image.MAX_IMAGE_PIXELS = pixels
     cv2.setNumThreads(threads)
+
+
+@pytest.fixture
+def allow_threads(monkeypatch):
+    """`allow_threads(count)`: the system refuses to start more than so many from now on."""
+
+    def allow(count):
+        begin, left = threading.Thread.start, [None] * count
+
+        def start(thread):
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left.pop()
+            begin(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+    return allow

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from lpnsr.kernels import winograd
 from lpnsr.runtime import backends
-from lpnsr.runtime.backends import onnxruntime_winograd
+from lpnsr.runtime.backends import engine_files, onnxruntime_winograd
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import BundleError
@@ -284,3 +284,7 @@ def test_exhausted_memory_is_a_memory_error(own_bundle, backend):
     onnx.save(model, opened.graph_path(graph))
     with pytest.raises(MemoryError):
         backend.load(opened, graph).run(*inputs(graph))
+
+
+def test_the_builders_are_known_to_the_command_line():
+    assert set(engine_files.BUILDERS) < set(backends.NAMES)

@@ -227,16 +227,9 @@ def test_a_failing_engine_ends_the_run(threes, folder, tmp_path):
 
 
 @pytest.mark.parametrize("spared", range(13))
-def test_without_threads_a_run_does_not_begin(threes, folder, tmp_path, monkeypatch, spared):
-    model, begin, left = Upscaler(Description(threes), Grey()), threading.Thread.start, [0] * spared
-
-    def exhausted(thread):
-        if not left:
-            raise RuntimeError("can't start new thread")
-        left.pop()
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", exhausted)
+def test_without_threads_a_run_does_not_begin(threes, folder, tmp_path, allow_threads, spared):
+    model = Upscaler(Description(threes), Grey())
+    allow_threads(spared)
     with pytest.raises(PipelineError, match="refuses to start threads"):
         list(run(model, folder, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,4 @@
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -11,12 +10,10 @@ from lpnsr.runtime.pictures.images import ImageError, probe, read
 from .samples import (
     GREY,
     GREY_ALPHA,
-    HEIGHT,
     LOSSLESS,
     RGB,
     RGBA,
     SAMPLES,
-    WIDTH,
     bit_fields,
     deep,
     png,
@@ -293,47 +290,6 @@ def test_the_first_frame_of_a_gif_is_taken(tmp_path):
     picture = read(path)
     np.testing.assert_array_equal(picture.pixels, np.asarray(frames[0].convert("RGB")))
     assert picture.lost == ("all frames but the first",)
-
-
-@pytest.mark.parametrize(
-    ("kind", "module", "options"),
-    [
-        ("HEIF", "pillow_heif", {"quality": -1, "chroma": 444, "matrix_coefficients": 0}),
-        ("JXL", "pillow_jxl", {"lossless": True}),
-    ],
-)
-@pytest.mark.parametrize("pixels", [RGB, RGBA], ids=["rgb", "rgba"])
-def test_plugins_read_further_kinds(tmp_path, monkeypatch, kind, module, options, pixels):
-    plugin = pytest.importorskip(module)
-    if kind == "HEIF":
-        plugin.register_heif_opener()
-    exif = Image.Exif()
-    exif[0x010F] = "maker"
-    # Whatever the name: phones' names are often wrong.
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels).save(path, kind, exif=exif.tobytes(), **options)
-    picture = read(path)
-    np.testing.assert_array_equal(picture.pixels, pixels)
-    assert picture.metadata.exif[0x010F] == "maker" and picture.lost == ()
-    assert probe(path).size == pixels.shape[:2]
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ImageError, match="is damaged"):
-        read(path)
-    path.write_bytes(content)
-    monkeypatch.setitem(sys.modules, module, None)
-    for opening in (read, probe):
-        with pytest.raises(ImageError, match=f"is {kind}, which is not read here; run: pip"):
-            opening(path)
-
-
-def test_heif_of_more_than_8_bits_says_what_is_lost(tmp_path):
-    plugin = pytest.importorskip("pillow_heif")
-    path = tmp_path / "a.heic"
-    plugin.from_bytes("RGB;16", (WIDTH, HEIGHT), deep(RGB).tobytes()).save(path, quality=100)
-    picture = read(path)
-    assert picture.pixels.dtype == np.uint8 and picture.lost == ("16-bit depth",)
-    assert np.abs(picture.pixels.astype(int) - RGB).mean() < 5
 
 
 def test_a_picture_with_another_kinds_name_is_read(tmp_path):

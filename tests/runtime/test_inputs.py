@@ -87,6 +87,26 @@ def test_what_has_an_array_gives_an_array(model):
     np.testing.assert_array_equal(model.upscale(Frame()), model.upscale(photo(8, 9)), strict=True)
 
 
+class Capsule:
+    """Hands a picture over by DLPack alone; without one, says that it is elsewhere."""
+
+    def __init__(self, array=None):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        if self._array is None:
+            raise BufferError("it is on a GPU")
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+
+def test_what_is_handed_over_by_dlpack_gives_an_array(model):
+    found = model.upscale(Capsule(photo(8, 9)))
+    np.testing.assert_array_equal(found, model.upscale(photo(8, 9)), strict=True)
+
+
 def test_tensors_are_taken_without_importing_torch():
     script = "import sys, lpnsr.runtime.upscaler; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -139,6 +159,7 @@ def test_a_stack_gives_a_stack(model):
             Image.new("CMYK", (4, 4)),
             "mode CMYK is none of L, LA, RGB, RGBA; convert it",
         ),
+        (Capsule(), r"NumPy cannot take the Capsule \(it is on a GPU\); copy it to the CPU"),
         ([photo(8, 8), None], "expected an array, a PIL image or a path, got NoneType"),
         (torch.zeros(5, 4, 3), r"a tensor \(C, H, W\), C from 1 to 4, got \(5, 4, 3\)"),
         (torch.zeros(3, 4, 4, device="meta"), r"cannot take the tensor .*\.detach\(\)\.cpu\(\)"),

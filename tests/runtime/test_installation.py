@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import distribution, files, requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from lpnsr.kernels import library
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,22 +93,67 @@ def test_without_a_compiler_the_package_computes_in_numpy(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", "tests", "__pycache__"))
     environment = os.environ | {"CC": "/bin/false", "CXX": "/bin/false"}
-    built = pip("wheel", "--no-deps", "-w", str(tmp_path), str(source), env=environment)
+    names = installed(tmp_path, source, env=environment)
+    assert not [name for name in names if name.endswith((".so", ".fatbin"))]
+    check_upscaling(tmp_path / "installed", has_library=False)
+
+
+def installed(folder, source, **options):
+    """Build a wheel of a source and unpack it; gives its files of the package."""
+    built = pip("wheel", "--no-deps", "-w", str(folder), str(source), **options)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert not [name for name in archive.namelist() if name.endswith((".so", ".fatbin"))]
-        archive.extractall(tmp_path / "installed")
+        archive.extractall(folder / "installed")
+        return {name for name in archive.namelist() if name.startswith("lpnsr/")}
+
+
+def check_upscaling(folder, has_library):
+    """Upscale with the package in this folder, from elsewhere."""
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import lpnsr
 from lpnsr.kernels import library
-assert lpnsr.__file__.startswith(sys.argv[1]) and library.LIBRARY is None
+assert lpnsr.__file__.startswith(sys.argv[1]) and str(library.LIBRARY is not None) == sys.argv[2]
 print(lpnsr.Upscaler.from_bundle(backend="onnxruntime").upscale(np.zeros((8, 8, 3), "u1")).shape)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "installed")], capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", script, str(folder), str(has_library)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert run.stdout == "(32, 32, 3)\n", run.stderr
+
+
+@pytest.mark.slow
+def test_a_source_distribution_holds_all_that_a_wheel_needs(tmp_path):
+    """It is all there is; the checkout is not."""
+    pytest.importorskip("build", reason="needs build, which cibuildwheel brings")
+    command = [sys.executable, "-m", "build", "--sdist", "-o", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    (source,) = tmp_path.glob("*.tar.gz")
+    names = installed(tmp_path, source)
+    present = {file.as_posix() for file in files("lpnsr") if file.suffix != ".pyc"}
+    assert names == {name for name in present if name.startswith("lpnsr/")}
+    check_upscaling(tmp_path / "installed", has_library=library.LIBRARY is not None)
+
+
+@pytest.mark.parametrize(
+    ("platform", "wheels"),
+    [
+        ("linux", {"cp310-manylinux_x86_64", "cp310-manylinux_aarch64"}),
+        ("macos", {"cp310-macosx_x86_64", "cp310-macosx_arm64"}),
+        ("windows", {"cp310-win_amd64"}),
+    ],
+)
+def test_one_command_builds_the_wheels_of_a_system(platform, wheels):
+    pytest.importorskip("cibuildwheel", reason="needs cibuildwheel")
+    command = [sys.executable, "-m", "cibuildwheel", "--platform", platform, str(ROOT)]
+    run = subprocess.run(
+        [*command, "--print-build-identifiers"], capture_output=True, text=True, check=True
+    )
+    assert set(run.stdout.split()) == wheels
+
+
+def test_one_wheel_serves_every_python():
+    tags = distribution("lpnsr").read_text("WHEEL")
+    assert re.search(r"^Tag: py3-none-(?!any)\w+$", tags, re.MULTILINE)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpnsr.runtime.command import jobs
-from lpnsr.runtime.command.jobs import Job, JobError, Naming, Plan
+from lpnsr.runtime.command.jobs import Job, JobError, JobPlan, Naming
 
 
 @pytest.fixture
@@ -271,5 +271,5 @@ def test_an_unwritable_folder_is_refused(here, monkeypatch):
 def test_planning_makes_nothing(here):
     touch("a.jpg")
     planned = jobs.plan([Path("a.jpg")], Path("out"))
-    assert planned == Plan([Job(Path("a.jpg"), Path("out/a.png"))], {})
+    assert planned == JobPlan([Job(Path("a.jpg"), Path("out/a.png"))], {})
     assert sorted(os.listdir()) == ["a.jpg"]

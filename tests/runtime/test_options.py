@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_the_size_may_be_told_in_pixels(tmp_path, run, options, name, expected):
     [
         (["--size", "75"], "'75' is not a size such as 1920x1080"),
         (["--size", "75x60", "--width", "75"], "--size: not allowed with --width and --height"),
+        (["--size", "٦٤x٤٦"], "'٦٤x٤٦' is not a size"),
         (["--width", "0"], "'0' is not a whole number, 1 or more"),
     ],
 )
@@ -260,8 +262,11 @@ def test_help_is_in_groups_and_states_exit_codes(capsys):
         ("lpnsr-run a.png --format ", {"png", "jpeg", "webp", "tiff"}),
     ],
 )
-def test_a_shell_completes_options_and_choices(tmp_path, line, words):
+@pytest.mark.parametrize("limit", [None, 2**40], ids=["", "limited"])
+def test_a_shell_completes_options_and_choices(tmp_path, line, words, limit):
+    """Where address space is limited, too."""
     pytest.importorskip("argcomplete")
+    resource = pytest.importorskip("resource") if limit else None
     asked = {
         "_ARGCOMPLETE": "1",
         "_ARGCOMPLETE_IFS": "\n",
@@ -269,6 +274,8 @@ def test_a_shell_completes_options_and_choices(tmp_path, line, words):
         "COMP_LINE": line,
         "COMP_POINT": str(len(line)),
     }
-    subprocess.run([sys.executable, "-m", "lpnsr"], env=os.environ | asked, check=True)
+    restrict = resource and partial(resource.setrlimit, resource.RLIMIT_AS, (limit, limit))
+    command = [sys.executable, "-m", "lpnsr"]
+    subprocess.run(command, env=os.environ | asked, check=True, preexec_fn=restrict)
     found = (tmp_path / "words").read_text().splitlines()
     assert words <= {word.split(":")[0].strip() for word in found}

@@ -120,17 +120,21 @@ main(["quality", "--help"])
     assert "PSNR, SSIM and perceptual metrics" in found and "--reduce" in found
 
 
-def test_a_package_that_measuring_needs_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [("skimage", ["quality", "a.png", "--reduce"], "bench"), ("ray", ["bulk"], "bulk")],
+)
+def test_a_package_that_measuring_needs_is_named(tmp_path, package, arguments, extra):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    script = """
+    script = f"""
 import sys
-sys.modules["skimage"] = None
+sys.modules["{package}"] = None
 from lpnsr.benchmarks.cli import main
-main(["quality", "a.png", "--reduce"])
+main({arguments})
 """
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
     )
     (line,) = found.stderr.splitlines()
-    assert found.returncode == 2 and line.startswith("lpnsr-bench quality: ")
-    assert "skimage" in line and line.endswith("; run: pip install 'lpnsr[bench]'")
+    assert found.returncode == 2 and line.startswith(f"lpnsr-bench {arguments[0]}: ")
+    assert package in line and line.endswith(f"; run: pip install 'lpnsr[{extra}]'")

@@ -272,16 +272,9 @@ def test_an_encoder_may_fail_in_any_way(tmp_path, model, monkeypatch):
 
 
 @pytest.mark.parametrize("spared", range(4))
-def test_without_threads_a_run_does_not_begin(tmp_path, model, monkeypatch, spared):
-    begin, todo, left = threading.Thread.start, jobs(tmp_path, 2), [None] * spared
-
-    def exhausted(thread):
-        if not left:
-            raise RuntimeError("can't start new thread")
-        left.pop()
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", exhausted)
+def test_without_threads_a_run_does_not_begin(tmp_path, model, allow_threads, spared):
+    todo = jobs(tmp_path, 2)
+    allow_threads(spared)
     with pytest.raises(
         PipelineError, match=r"refuses to start threads .*can't start new thread.*ulimit"
     ):

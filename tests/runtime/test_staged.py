@@ -5,7 +5,7 @@ import pytest
 
 from lpnsr.kernels.recurrence import DENOISE, END, GUIDE, NOISE, START, Step
 from lpnsr.runtime.backends import staged
-from lpnsr.runtime.manifest import Stage
+from lpnsr.runtime.manifest import StageGraph
 
 SHAPE = (2, 5, 8, 8)
 STEPS = (
@@ -23,12 +23,12 @@ FUNCTIONS = {
     "decoder": lambda state: [state.repeat(4, 2).repeat(4, 3)[:, :3]],
 }
 STAGES = (
-    Stage("pre_upsampler", "a", ("lr",), ("picture",), START),
-    Stage("encoder", "b", ("picture",), ("y",), START),
-    Stage("auxiliary", "c", ("lr", "y"), ("estimate", "weight"), GUIDE),
-    Stage("denoiser", "d", ("scaled", "estimate", "y", "step"), ("x0",), DENOISE),
-    Stage("noise_predictor", "e", ("state", "x0", "lr", "step"), ("mean", "logvar"), NOISE),
-    Stage("decoder", "f", ("state",), ("sr",), END),
+    StageGraph("pre_upsampler", "a", ("lr",), ("picture",), START),
+    StageGraph("encoder", "b", ("picture",), ("y",), START),
+    StageGraph("auxiliary", "c", ("lr", "y"), ("estimate", "weight"), GUIDE),
+    StageGraph("denoiser", "d", ("scaled", "estimate", "y", "step"), ("x0",), DENOISE),
+    StageGraph("noise_predictor", "e", ("state", "x0", "lr", "step"), ("mean", "logvar"), NOISE),
+    StageGraph("decoder", "f", ("state",), ("sr",), END),
 )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 
 from kernels import hosted
 from lpnsr.runtime import backends, bundle
-from lpnsr.runtime.backends import engine_files
 from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.cuda_replay import Replay
 from lpnsr.runtime.backends.engine_files import EngineError
 from lpnsr.runtime.backends.tensorrt import TensorRt
 from lpnsr.runtime.bundle import Bundle
@@ -217,6 +218,20 @@ def test_threads_take_turns_on_one_graph(gpu, built, seed):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_small_pictures_share_batches(gpu, built, seed, monkeypatch):
+    gpu(seed)
+    model = Upscaler.from_bundle(built, backend=NAME, tile=(32, 32), batch=3)
+    reference = Upscaler.from_bundle(built, backend="onnxruntime", tile=(32, 32), batch=3)
+    pictures = [photo(20 + number, 30) for number in range(12)]
+    run = Replay.run
+    monkeypatch.setattr(Replay, "run", lambda *batch: time.sleep(0.02) or run(*batch))
+    monkeypatch.setattr(simulated.Graph, "replays", 0)
+    found = model.upscale(pictures, seed=5)
+    assert 4 <= simulated.Graph.replays < 12
+    for ours, picture in zip(found, pictures, strict=True):
+        np.testing.assert_array_equal(ours, reference.upscale(picture, seed=5))
+
+
 def test_pictures_are_upscaled_while_bands_are_open(gpu, built, seed):
     gpu(seed)
     model = Upscaler.from_bundle(built, backend=NAME, batch=1)
@@ -353,11 +368,12 @@ def test_exhausted_memory_is_a_memory_error(gpu, built):
         loaded(built)
 
 
-def test_numbers_out_of_range_name_the_export_that_helps(gpu, tmp_path):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_numbers_out_of_range_name_the_export_that_helps(gpu, tmp_path, batch):
     gpu()
     narrow = {"denoiser": "fp16"}
     folder = with_engines(write_bundle(tmp_path / "own", precision=narrow))
-    model = Upscaler.from_bundle(folder, backend=NAME)
+    model = Upscaler.from_bundle(folder, backend=NAME, batch=batch)
     with pytest.raises(UpscaleError, match="lpnsr-export --precision fp32 --engine tensorrt-rtx"):
         model.upscale(np.full((20, 20, 3), 255, np.uint8))
 
@@ -378,7 +394,3 @@ def test_a_precision_cannot_be_asked_of_an_engine(gpu, built):
     gpu()
     with pytest.raises(BackendError, match="leave out --precision"):
         Upscaler.from_bundle(built, backend=NAME, precision="fp32")
-
-
-def test_the_builders_are_known_to_the_command_line():
-    assert set(engine_files.BUILDERS) < set(backends.NAMES)

@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lpnsr.kernels.recurrence import DENOISE, END, NOISE, START, Step
-from lpnsr.runtime.backends.base import Backend
-from lpnsr.runtime.backends.session import Session
-from lpnsr.runtime.manifest import MANIFEST, Graph, Manifest, Stage
+from lpnsr.runtime.backends.host_pictures import HostSession
+from lpnsr.runtime.backends.session import Backend
+from lpnsr.runtime.manifest import MANIFEST, Graph, Manifest, StageGraph
 
 SCALE, CHANNELS, DRAWS = 4, 5, 3
 TILES = ((32, 32), (64, 64), (32, 64))
@@ -170,7 +170,7 @@ def write_staged_bundle(folder: Path, tile: tuple[int, int] = (32, 32), batch: i
         graph = helper.make_graph(nodes, name, values[: len(takes)], values[len(takes) :], weights)
         opset = [helper.make_opsetid("", 18)]
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / file)
-        stages.append(Stage(name, file, tuple(takes), tuple(gives), phase))
+        stages.append(StageGraph(name, file, tuple(takes), tuple(gives), phase))
     graph = Graph("", tile, batch, {}, stages=tuple(stages))
     manifest = Manifest(
         preset="toy",
@@ -222,7 +222,7 @@ class Grey(Backend):
         return "grey"
 
 
-class GreySession(Session):
+class GreySession(HostSession):
     def __init__(self, backend, bundle, graph):
         super().__init__(bundle, graph)
         self.run, self.run_precisely = backend.run, backend.run_precisely

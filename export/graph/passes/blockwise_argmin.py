@@ -35,7 +35,7 @@ def blockwise_argmin(model: ir.Model) -> int:
 
 
 def _is_long(node: ir.Node) -> bool:
-    if node.op_type != "ArgMin" or node.attributes.get_int("select_last_index", False):
+    if node.op_type != "ArgMin" or node.attributes.get_int("select_last_index", 0) != 0:
         return False
     shape = static_shape(operand(node, 0))
     last = node.attributes.get_int("axis", 0) in (-1, len(shape) - 1)

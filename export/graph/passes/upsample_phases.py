@@ -5,7 +5,7 @@ which the convolution makes a sum, five repeat an input pixel: their weights can
 beforehand. Which weights go together depends on the pixel's phase, its row and column modulo 2.
 What is left is 4/9 of the multiplications, and a rearrangement of the four phases.
 
-Seconds for one 3x3 convolution behind the upsampling, 2 cores with AVX-512, and for whole networks:
+Seconds for one 3x3 convolution after the upsampling, 2 cores with AVX-512, and for whole networks:
 
 | | pair of nodes | phases |
 | --- | --- | --- |
@@ -46,7 +46,7 @@ def upsample_phases(model: ir.Model) -> int:
 
 
 def phase_kernels(weight: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
-    """The four kernels that stand for a 3x3 kernel behind a nearest x2 upsampling.
+    """The four kernels that stand for a 3x3 kernel after a nearest x2 upsampling.
 
     Args:
         weight: (out, in, 3, 3), of any floating-point type.

@@ -1,5 +1,6 @@
 """A preset of a few channels, photographs of a few pixels, and the command on them."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -72,27 +73,40 @@ def photos(tmp_path_factory):
     return folder
 
 
+def configured(folder, iterations=4, learning_rate=1e-3, extra="", preset="toy", judged=1):
+    """Write a configuration of `toy`; returns its path."""
+    values = {"iterations": iterations, "learning_rate": learning_rate, "judged": judged}
+    tables = [STAGE.format(name=name, **values) for name in STAGES]
+    file = folder / "config.toml"
+    file.write_text(f'preset = "{preset}"\n{extra}\n' + "".join(tables))
+    return file
+
+
+def run(folder, photos, stage, *options, out="out", **config):
+    """Run the command in a folder; returns its exit code."""
+    command = [stage.replace("_", "-"), "--config", configured(folder, **config)]
+    command += ["--photos", photos, "--out", folder / out, "--device", "cpu", *options]
+    return cli.main([str(word) for word in command])
+
+
 @pytest.fixture
-def write_config(tmp_path):
-    """`write_config(…)` writes a configuration of `toy` and returns its path."""
-
-    def write(iterations=4, learning_rate=1e-3, extra="", preset="toy", judged=1):
-        values = {"iterations": iterations, "learning_rate": learning_rate, "judged": judged}
-        tables = [STAGE.format(name=name, **values) for name in STAGES]
-        file = tmp_path / "config.toml"
-        file.write_text(f'preset = "{preset}"\n{extra}\n' + "".join(tables))
-        return file
-
-    return write
-
-
-@pytest.fixture
-def train(photos, write_config, tmp_path):
+def train(photos, tmp_path):
     """`train(stage, *options, **config)` runs the command and returns its exit code."""
+    return partial(run, tmp_path, photos)
 
-    def run(stage, *options, out="out", **config):
-        command = [stage.replace("_", "-"), "--config", write_config(**config)]
-        command += ["--photos", photos, "--out", tmp_path / out, "--device", "cpu", *options]
-        return cli.main([str(word) for word in command])
 
-    return run
+@pytest.fixture(scope="session")
+def trained_once(photos, tmp_path_factory):
+    """A folder with the weights of all three stages after two updates; do not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "toy", TOY)
+        for stage in STAGES:
+            assert run(folder, photos, stage, iterations=2) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """The same, to be changed."""
+    return shutil.copytree(trained_once, tmp_path / "out")

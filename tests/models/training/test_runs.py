@@ -13,14 +13,6 @@ from lpnsr.models.training.config import STAGES, StageConfig
 from lpnsr.models.training.trainer import Trainer
 
 
-@pytest.fixture
-def trained(train, tmp_path):
-    """A folder with the weights of all three stages after two updates."""
-    for stage in STAGES:
-        assert train(stage, iterations=2) == 0
-    return tmp_path / "out"
-
-
 def rows(file):
     """Iteration, losses and rates of a log; not the seconds."""
     with file.open() as text:
@@ -114,7 +106,7 @@ def test_weights_can_be_the_start(train, trained, tmp_path):
         torch.testing.assert_close(again[key], value)
 
 
-def test_bad_input_is_told_in_one_line(train, trained, photos, write_config, tmp_path, capfd):
+def test_bad_input_is_told_in_one_line(train, trained, photos, tmp_path, capfd):
     empty, small, pairs = (tmp_path / name for name in ("empty", "small", "pairs"))
     empty.mkdir()
     small.mkdir()

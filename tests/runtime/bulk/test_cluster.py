@@ -1,16 +1,23 @@
 """Runs on a real Ray of this machine, with two workers."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray", reason="needs the extra bulk")
 
+from lpnsr.runtime.command.jobs import JobError
+
+from ..toy import photo
 from .conftest import ENGINE, contents, expected, fill
 from .test_storage import bucket, download, s3, upload  # noqa: F401, fixtures
 
@@ -39,6 +46,44 @@ def workers(run):
     """The processes of Ray's actors."""
     children = psutil.Process(run.pid).children(recursive=True)
     return [child for child in children if child.name().startswith("ray::Actor")]
+
+
+CPU, GPUS = {"CPU": 30.0}, {"CPU": 32.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "options", "count", "needs"),
+    [
+        ([GPUS] * 4, {}, 16, {"num_gpus": 1, "num_cpus": 1}),
+        ([GPUS, CPU], {"backend": "tensorrt", "threads": 3}, 4, {"num_gpus": 1, "num_cpus": 3}),
+        ([GPUS], {"backend": "onnxruntime"}, 8, {"num_cpus": 4}),
+        ([CPU, CPU], {}, 14, {"num_cpus": 4}),
+        ([CPU, {"CPU": 2.0}], {}, 16, {"num_cpus": 2}),
+        ([CPU, CPU], {"threads": 16}, 2, {"num_cpus": 16}),
+        ([GPUS], {"workers": 40}, 40, {"num_gpus": 1, "num_cpus": 1}),
+    ],
+)
+def test_there_is_a_worker_for_every_gpu_or_group_of_cores(
+    monkeypatch, machines, options, count, needs
+):
+    from lpnsr.runtime.bulk import cluster
+
+    asked = []
+    kind = SimpleNamespace(
+        options=lambda **wanted: asked.append(wanted) or SimpleNamespace(remote=lambda *_: 0)
+    )
+    nodes = [{"Alive": True, "Resources": resources} for resources in machines]
+    nodes.append({"Alive": False, "Resources": GPUS})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "remote", lambda actor: kind)
+    wanted = {"backend": "auto", "model": None, "threads": None, "workers": None} | options
+    made = cluster.Cluster("run", say=print, **wanted)
+    assert len(made.actors) == count
+    assert asked == [{"max_restarts": -1, **needs}]
+    with pytest.raises(JobError, match="no machine of the cluster has 64 cores; lower --threads"):
+        cluster.Cluster(
+            "run", say=print, **wanted | {"threads": 64, "workers": None, "backend": "onnxruntime"}
+        )
 
 
 def test_two_workers_do_what_one_process_does(tmp_path, bundle, bulk, lines):
@@ -146,3 +191,25 @@ def test_two_workers_from_store_to_store(tmp_path, bundle, bucket):  # noqa: F81
     )
     assert run.returncode == 0, run.stderr
     assert download(f"{bucket}/out") == expected(tmp_path / "in", tmp_path / "wanted", bundle)
+
+
+def test_the_recipe_for_ray_data(tmp_path, bundle):
+    """As it stands in the README, without its GPU."""
+    pytest.importorskip("pandas", reason="Ray Data needs pandas")
+    text = (files("lpnsr.runtime.bulk") / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    code = code.replace('["bundle"]', f"[{str(bundle)!r}]").replace(
+        "num_gpus=1, concurrency=4", "concurrency=1"
+    )
+    (tmp_path / "recipe.py").write_text(code)
+    Image.fromarray(photo(20, 30)).save(tmp_path / "photo.jpg")
+    run = subprocess.run(
+        [sys.executable, "recipe.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (120, 80)
+    from pyarrow import parquet
+
+    (row,) = parquet.read_table(tmp_path / "status").to_pylist()
+    assert row == {"path": "photo.jpg", "target": "large.png", "error": ""}

@@ -7,7 +7,7 @@ from PIL import Image
 pytest.importorskip("fsspec", reason="needs the extra bulk")
 
 from lpnsr.runtime.bulk import planning
-from lpnsr.runtime.bulk.plan import Options, Plan
+from lpnsr.runtime.bulk.plan import Plan, RunOptions
 from lpnsr.runtime.bulk.storage import Folder
 from lpnsr.runtime.command.recipe import Recipe
 
@@ -20,7 +20,7 @@ def make(tmp_path):
 
     def call(folder, megapixels=1000.0, output="out", **options):
         empty = Plan(
-            str(folder), str(tmp_path / output), "bundle", "0", "version", Options(**options)
+            str(folder), str(tmp_path / output), "bundle", "0", "version", RunOptions(**options)
         )
         run, warnings = Folder(str(tmp_path / "run")), []
         plan = planning.make(empty, run, megapixels, warnings.append)

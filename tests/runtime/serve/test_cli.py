@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_what_prevents_the_start(capfd, tmp_path, bundle):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert "in use" in refused(capfd, "--port", port, "--model", str(bundle))
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_ports_that_there_are_not(capfd, port):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--port", port])
+    assert stop.value.code == 2
+    assert f"'{port}' is not a whole number, 0 to 65535" in capfd.readouterr().err
 
 
 def test_without_its_packages_it_names_the_extra(tmp_path):
@@ -89,3 +98,25 @@ def test_a_signal_lets_it_finish_what_is_under_way(tmp_path, bundle, number, cod
         assert run.wait() == code
         assert run.stderr.read() == ""
     assert list(tmp_path.glob("lpnsr-*")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a browser that is a script")
+def test_open_shows_the_page(tmp_path, bundle):
+    """With the token behind its address, where the server does not see it."""
+    (tmp_path / "token").write_text("a-long-enough-token")
+    browser, shown = tmp_path / "browser", tmp_path / "shown"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{shown}.new" && mv "{shown}.new" "{shown}"\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "lpnsr.runtime.serve.cli", "--port", "0", "--open"]
+    command += ["--model", str(bundle), "--token-file", str(tmp_path / "token")]
+    environment = os.environ | {"BROWSER": f"{browser} %s"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        try:
+            address = re.search(r"http://127.0.0.1:(\d+)/", run.stderr.readline())
+            while not shown.exists():
+                assert run.poll() is None
+                time.sleep(0.02)
+            assert shown.read_text() == f"{address[0]}#a-long-enough-token\n"
+            assert b"<title>" in Client(int(address[1]))("GET", "/").body
+        finally:
+            run.terminate()

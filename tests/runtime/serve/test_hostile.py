@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs the extra serve")
 
-from lpnsr.runtime.serve import server
+from lpnsr.runtime.serve import door, server
 
 from ..samples import png
 from ..toy import photo
@@ -90,8 +90,9 @@ def test_an_announced_body_that_is_too_large(model):
 
 
 @pytest.mark.parametrize("path", ["/upscale", "/v2/models/toy/infer", "/nothing", "/v2"])
-def test_an_endless_body(model, path):
-    """The connection is closed behind the answer."""
+def test_an_endless_body(model, path, monkeypatch):
+    """The connection is closed after the answer."""
+    monkeypatch.setattr(door, "_LINGER", 0.2)
     with served(model, megabytes=0.1) as small:
         connection = small.connect()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -108,7 +109,8 @@ def test_an_endless_body(model, path):
         assert small("POST", "/upscale", PICTURE).status == 200
 
 
-def test_a_body_that_comes_too_slowly(model):
+def test_a_body_that_comes_too_slowly(model, monkeypatch):
+    monkeypatch.setattr(door, "_LINGER", 0.2)
     with served(model, seconds=0.5) as hasty:
         connection = hasty.connect()
         connection.sendall(
@@ -173,14 +175,14 @@ def test_a_token(model):
 
 
 def test_a_failure_of_the_server_is_told_without_details(model, monkeypatch, capfd):
-    from lpnsr.runtime.serve import worker
+    from lpnsr.runtime.serve import handler
 
     def fail(path):
         raise KeyError("/secret/place")
 
     with served(model) as broken:
         with monkeypatch.context() as patch:
-            patch.setattr(worker.images, "probe", fail)
+            patch.setattr(handler.images, "probe", fail)
             answer = broken("POST", "/upscale", PICTURE)
         assert (answer.status, json.loads(answer.body)) == (
             500,

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from contextlib import ExitStack
 from importlib.resources import files
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image
 pytest.importorskip("starlette", reason="needs the extra serve")
 
 from lpnsr.runtime.command import cli
+from lpnsr.runtime.upscaler import Description, Upscaler
 
 from ..samples import png
 from ..toy import photo
-from .served import served
+from .served import Gated, served
 
 PAGE = files("lpnsr.runtime.serve") / "page"
 
@@ -113,6 +115,44 @@ def test_upload_compare_download(page, bundle, tmp_path):
     changed = np.abs(shown - without).max(axis=(0, 2)) > 30
     column = round(right - box["x"] + line.bounding_box()["width"] / 2)
     assert changed[: column - 2].any() and not changed[column + 2 :].any()
+
+
+@pytest.mark.slow
+def test_a_picture_may_be_dropped(page):
+    script = """bytes => {
+        const given = new DataTransfer();
+        given.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+        return given;
+    }"""
+    given = page.evaluate_handle(script, list(png(photo(20, 20))))
+    page.dispatch_event("#drop", "drop", {"dataTransfer": given})
+    assert page.inner_text("#name") == "dropped.png"
+    page.click("#start")
+    page.wait_for_selector("#download:visible")
+    assert page.get_attribute("#download", "download") == "dropped_x4.png"
+
+
+@pytest.mark.slow
+def test_progress_is_seen(browser, bundle):
+    engine = Gated()
+    model = Upscaler(Description(bundle, tile=(32, 32), batch=1), engine)
+    with served(model) as client, browser.new_page() as page, ExitStack() as end:
+        end.callback(engine.open)
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        content = png(photo(32, 200))
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "", "buffer": content})
+        page.click("#start")
+        message = page.get_by_text(re.compile(r"^\d+ of \d+ tiles$"))
+        message.wait_for()
+        assert page.is_visible("#progress") and page.is_visible("#cancel")
+        total = int(message.inner_text().split()[2])
+        engine.gate.release(2)
+        page.get_by_text(f"2 of {total} tiles", exact=True).wait_for()
+        value = page.locator("#progress").evaluate("bar => bar.value")
+        assert value == pytest.approx(2 / total)
+        engine.open()
+        page.wait_for_selector("#download:visible")
+        assert not page.is_visible("#progress")
 
 
 @pytest.mark.slow

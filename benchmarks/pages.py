@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from lpnsr.benchmarks.machine import RATES
+from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.measure import Result
 from lpnsr.benchmarks.methods import AUTHORS, CALLS, EAGER, STAGED, TRACED, UNCAPTURED
 from lpnsr.benchmarks.timing import spread, tell_apart, times_as_fast
@@ -22,12 +23,6 @@ CAUSES = (
     "precision",
     "total",
 )
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def speeds(workload: Workload, results: Sequence[Result], rates: Mapping[str, float]) -> str:
@@ -283,7 +278,9 @@ def summary(kept: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for each in kept:
         (result,) = (Result.from_json(fields) for fields in each["results"])
-        for name, (taken, times, psnr, _, memory) in _methods(result, each["machine"][RATES], True):
+        for name, (taken, times, psnr, _, memory) in _methods(
+            result, each["machine"][RATES], peaks=True
+        ):
             if TRACED not in name:
                 lines.append([result.label, name, taken, times, psnr, memory])
     machine = kept[0]["machine"]

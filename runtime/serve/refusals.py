@@ -29,7 +29,7 @@ class Refusal(Exception):
 
 @contextmanager
 def explained(source: Path | None = None) -> Iterator[None]:
-    """Turns what goes wrong with a picture into a `Refusal` that does not tell where it lies.
+    """Turns what goes wrong with a picture into a `Refusal` that does not reveal where it is.
 
     Args:
         source: the picture's file.

@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
-from lpnsr.models.color import correct
+from lpnsr.models.color_fix import correct
 from lpnsr.models.families import Codec, Denoiser, denoise
 from lpnsr.models.pointwise import PointwiseNet
 from lpnsr.models.presets import Preset
 from lpnsr.models.schedule import residual
 from lpnsr.models.swin_unet import Affine, SwinUNet
-from lpnsr.models.training import diffusion_stages
+from lpnsr.models.training import diffusion_objectives
 from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
 from lpnsr.models.training.discriminator import PatchDiscriminator
 from lpnsr.models.training.errors import TrainingError
@@ -32,7 +32,7 @@ LEAST_LOGVAR = -6.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class Objective:
     """One stage.
 
     Attributes:
@@ -72,7 +72,7 @@ class Stage:
         return torch.cat([judged, F.interpolate(lr, judged.shape[2:], mode="area")], dim=1)
 
 
-def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Stage:
+def make_objective(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Objective:
     """The stage that trains the network `name` of `chain`.
 
     Args:
@@ -88,7 +88,7 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
         return _diffusion_stage(name, chain, preset, config)
     network = chain.network(name)
     if name == "pre_upsampler":
-        return Stage(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
+        return Objective(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
     if config.start == "bicubic":
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
@@ -100,10 +100,10 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
     if name == "denoiser":
         chain = chain.replaced(noise_predictor=None)
         objective = _denoise_own if config.states == "chain" else _denoise
-        return Stage(
+        return Objective(
             network, partial(objective, chain), chain.codec.decode, partial(_whole_chain, chain)
         )
-    return Stage(
+    return Objective(
         network,
         partial(_run_chain, chain, config.steps or (preset.schedule.steps,), config),
         nn.Identity(),
@@ -111,28 +111,28 @@ def make_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> 
     )
 
 
-def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Stage:
+def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfig) -> Objective:
     network, device = chain.network(name), next(chain.parameters()).device
-    chain = diffusion_stages.use_bicubic(chain, preset.scale)
+    chain = diffusion_objectives.use_bicubic(chain, preset.scale)
     if name == "timestep_estimator":
         if config.perceptual or config.adversarial:
             raise TrainingError(
                 "the timestep_estimator makes no picture that could be judged: "
                 "set perceptual = 0 and adversarial = 0"
             )
-        distance = diffusion_stages.distance(device)
-        predict = partial(diffusion_stages.estimation, chain, distance)
-        return Stage(network, predict, nn.Identity(), chain.network("pre_upsampler"))
+        distance = diffusion_objectives.distance(device)
+        predict = partial(diffusion_objectives.estimation, chain, distance)
+        return Objective(network, predict, nn.Identity(), chain.network("pre_upsampler"))
     with torch.no_grad():  # here and not under autocast, as it is kept
-        unet = diffusion_stages.denoiser(chain)
-        unet.attend_to(diffusion_stages.text_encoder(chain)())
+        unet = diffusion_objectives.denoiser(chain)
+        unet.attend_to(diffusion_objectives.text_encoder(chain)())
     decoder = chain.network("decoder")
     if config.checkpoint_activations:
         for module in (unet, network):
             _checkpoint_activations(module)
-    return Stage(
+    return Objective(
         network,
-        partial(diffusion_stages.encoding, chain),
+        partial(diffusion_objectives.encoding, chain),
         cast(Codec, decoder).decode,
         lambda lr: chain(lr, lr.new_empty(0)),
         latent=unet.config.latent_channels,

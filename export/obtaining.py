@@ -20,8 +20,8 @@ def obtain(
 ) -> dict[str, Path]:
     """The checkpoint file of each of a preset's networks.
 
-    A file that is named goes before the folder of `--weights`, and that before the cache; what is
-    nowhere is downloaded, if that is asked for.
+    A file that is named takes precedence over the folder of `--weights`, and that over the cache;
+    what is in none of them is downloaded, if that is asked for.
 
     Raises:
         CheckpointError: a file is missing or for a network that the preset has not.

@@ -13,10 +13,10 @@ from lpnsr.models import presets
 from lpnsr.models.checkpoints import CheckpointError
 from lpnsr.models.training.cli import main
 from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
-from lpnsr.models.training.diffusion_stages import start_from_published, steer
+from lpnsr.models.training.diffusion_objectives import start_from_published, steer
 from lpnsr.models.training.errors import TrainingError
 from lpnsr.models.training.estimate import estimate
-from lpnsr.models.training.stages import make_stage
+from lpnsr.models.training.objectives import make_objective
 from lpnsr.models.training.trainer import Trainer
 from lpnsr.models.weights import load_chain
 
@@ -80,7 +80,7 @@ def train(folder, photos, tmp_path):
 def test_the_loss_falls(name, folder):
     chain = loaded(folder)
     config = StageConfig(perceptual=0.0, adversarial=0.0, checkpoint_activations=False)
-    stage = make_stage(name, chain, PRESET, config)
+    stage = make_objective(name, chain, PRESET, config)
     optimizer = torch.optim.AdamW(stage.network.requires_grad_(True).parameters(), 3e-3)
     torch.manual_seed(0)
     lr, hr = torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
@@ -131,7 +131,7 @@ def test_the_encoder_starts_as_the_published_one(folder):
         chain.encoder(picture, timestep), chain.published_encoder(picture, 0 * timestep)
     )
     file = folder / PRESET.networks["denoiser"].files[0]
-    with pytest.raises(CheckpointError, match="no checkpoint of the encoder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of the encoder"):
         start_from_published(chain, file)
 
 
@@ -150,7 +150,7 @@ def test_the_estimator_says_what_it_learns_to_tell(train, capfd):
 
 def test_the_estimator_makes_no_picture(folder):
     with pytest.raises(TrainingError, match="perceptual = 0"):
-        make_stage("timestep_estimator", loaded(folder), PRESET, StageConfig())
+        make_objective("timestep_estimator", loaded(folder), PRESET, StageConfig())
 
 
 @pytest.mark.parametrize("name", DIFFUSION_STAGES)
@@ -166,7 +166,7 @@ def test_the_estimate(name):
 
 def test_latents_are_judged_beside_the_small_picture(folder):
     config = StageConfig(checkpoint_activations=False)
-    stage = make_stage("encoder", loaded(folder), PRESET, config)
+    stage = make_objective("encoder", loaded(folder), PRESET, config)
     lr, hr = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         found, expected, _ = stage.predict(lr, hr)

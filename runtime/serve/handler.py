@@ -16,14 +16,14 @@ from lpnsr.runtime.pictures.formats import FORMATS, OutputSpec
 from lpnsr.runtime.pictures.images import Picture
 from lpnsr.runtime.pictures.metadata import Metadata
 from lpnsr.runtime.serve.desk import Ticket
-from lpnsr.runtime.serve.errors import Refusal, explained
-from lpnsr.runtime.serve.options import Options
+from lpnsr.runtime.serve.options import RequestOptions
+from lpnsr.runtime.serve.refusals import Refusal, explained
 from lpnsr.runtime.tiles.layout import TileLayout
 from lpnsr.runtime.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
-class Result:
+class UpscaledFile:
     """An upscaled picture.
 
     Attributes:
@@ -39,7 +39,7 @@ class Result:
     lost: list[str]
 
 
-class Worker:
+class PictureHandler:
     """Upscales pictures; several threads may use it at the same time.
 
     Args:
@@ -51,7 +51,7 @@ class Worker:
         self._upscaler, self._most = upscaler, megapixels
         self._reading = Lock()
 
-    def file(self, source: Path, options: Options, ticket: Ticket) -> Result:
+    def file(self, source: Path, options: RequestOptions, ticket: Ticket) -> UpscaledFile:
         """Upscale a picture's file as `lpnsr-run` does, to the byte.
 
         Raises:
@@ -74,12 +74,12 @@ class Worker:
                     layout = self._upscaler.lighter(picture.pixels.shape[:2], layout)
         size = file.tell()
         file.seek(0)
-        return Result(file, size, spec.size[0] * spec.size[1], lost)
+        return UpscaledFile(file, size, spec.size[0] * spec.size[1], lost)
 
     def _write(
         self,
         picture: Picture,
-        options: Options,
+        options: RequestOptions,
         spec: OutputSpec,
         ticket: Ticket,
         layout: TileLayout,

@@ -2,11 +2,13 @@ import pytest
 import torch
 from small import UPSR
 
-from lpnsr.models.color import correct
+from lpnsr.models.color_fix import correct
 from lpnsr.models.training.cli import main
 from lpnsr.models.training.config import STAGES, StageConfig
 from lpnsr.models.training.estimate import estimate
-from lpnsr.models.training.stages import make_stage, start_from_zero, start_with_detail
+from lpnsr.models.training.objectives import make_objective, start_from_zero, start_with_detail
+
+from .conftest import configured
 
 LR = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 HR = torch.nn.functional.interpolate(LR, scale_factor=4.0)
@@ -33,7 +35,7 @@ def test_gradients_reach_the_noise_predictor_through_the_chain(toy, steps):
         chain = built(toy)
         chain.noise_predictor.requires_grad_(True)
         config = StageConfig(steps=steps, checkpoint_activations=checkpointed)
-        stage = make_stage("noise_predictor", chain, toy, config)
+        stage = make_objective("noise_predictor", chain, toy, config)
         torch.manual_seed(1)
         found, expected = stage.predict(LR, HR)
         assert expected is HR
@@ -52,7 +54,7 @@ def test_gradients_pass_the_denoiser_as_if_it_returned_its_state(toy):
         chain.noise_predictor.requires_grad_(True)
         config = StageConfig(straight_through=straight, checkpoint_activations=False)
         torch.manual_seed(1)
-        estimate, _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+        estimate, _ = make_objective("noise_predictor", chain, toy, config).predict(LR, HR)
         estimate.square().mean().backward()
         found[name] = estimate, chain.noise_predictor.out[-1].bias.grad
     torch.testing.assert_close(found["past"][0], found["through"][0])
@@ -65,7 +67,7 @@ def test_gradients_pass_the_denoiser_as_if_it_returned_its_state(toy):
         config = StageConfig(straight_through=straight, checkpoint_activations=False)
         chain.noise_predictor.requires_grad_(True).zero_grad()
         torch.manual_seed(1)
-        estimate, _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+        estimate, _ = make_objective("noise_predictor", chain, toy, config).predict(LR, HR)
         estimate.square().mean().backward()
         gradients.append(chain.noise_predictor.out[-1].weight.grad.clone())
     torch.testing.assert_close(*gradients)
@@ -95,16 +97,16 @@ def test_the_colours_of_the_input_in_training(toy):
         chain = built(toy)
         config = StageConfig(color_fix=fix, checkpoint_activations=False, start="pre_upsampler")
         torch.manual_seed(1)
-        found[fix], _ = make_stage("noise_predictor", chain, toy, config).predict(LR, HR)
+        found[fix], _ = make_objective("noise_predictor", chain, toy, config).predict(LR, HR)
     torch.testing.assert_close(found[True], correct(found[False], LR))
     assert (found[True] - found[False]).abs().max() > 1e-2
 
 
 def test_a_target_without_noise(toy):
-    """It does not hang on the original, and is what the last step makes of the start."""
+    """It does not depend on the original, and is what the last step makes of the start."""
     chain = built(toy)
     config = StageConfig(target="noise_free", checkpoint_activations=False, start="pre_upsampler")
-    stage = make_stage("noise_predictor", chain, toy, config)
+    stage = make_objective("noise_predictor", chain, toy, config)
     targets = [stage.predict(LR, hr)[1] for hr in (HR, -HR)]
     torch.testing.assert_close(*targets)
     y = chain.encode(LR)
@@ -117,7 +119,7 @@ def test_training_starts_from_bicubic_unless_told_otherwise(toy):
     chain = built(toy)
     start_from_zero(chain.denoiser)
     for start in ("bicubic", "pre_upsampler"):
-        stage = make_stage("denoiser", chain, toy, StageConfig(start=start))
+        stage = make_objective("denoiser", chain, toy, StageConfig(start=start))
         expected = chain.pre_upsampler(LR)
         if start == "bicubic":
             expected = torch.nn.functional.interpolate(LR, scale_factor=4.0, mode="bicubic")
@@ -127,7 +129,9 @@ def test_training_starts_from_bicubic_unless_told_otherwise(toy):
 @pytest.mark.parametrize(("states", "shown"), [("forward", True), ("chain", False)])
 def test_what_the_denoiser_is_shown_of_the_original(toy, states, shown):
     chain = built(toy)
-    stage = make_stage("denoiser", chain, toy, StageConfig(start="pre_upsampler", states=states))
+    stage = make_objective(
+        "denoiser", chain, toy, StageConfig(start="pre_upsampler", states=states)
+    )
     for seed in range(4):  # of the timestep
         found = []
         for hr in (HR, -HR):
@@ -142,7 +146,7 @@ def test_what_the_denoiser_is_shown_of_the_original(toy, states, shown):
 def test_the_denoiser_of_upsr_sees_the_estimate(states):
     """And not the small picture, which is of another size than its latents."""
     chain = random_weights(UPSR)
-    stage = make_stage("denoiser", chain, UPSR, StageConfig(states=states))
+    stage = make_objective("denoiser", chain, UPSR, StageConfig(states=states))
     stage.network.requires_grad_(True)
     found, expected = stage.predict(LR, HR)
     torch.testing.assert_close(expected, chain.codec.encode(HR))
@@ -156,7 +160,7 @@ def test_the_noise_of_upsr_is_weighted(monkeypatch):
     """A state is as far from its mean as the weight says, least where the estimate equals y."""
     chain, states = random_weights(UPSR), []
     monkeypatch.setattr(chain.denoiser, "forward", lambda x, told: states.append(x) or x[:, :48])
-    stage = make_stage("denoiser", chain, UPSR, StageConfig(checkpoint_activations=False))
+    stage = make_objective("denoiser", chain, UPSR, StageConfig(checkpoint_activations=False))
     torch.manual_seed(0)
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     stage.predict(LR, HR)
@@ -189,7 +193,7 @@ def test_the_memory_of_upsr_is_estimated():
     assert min(found.checkpointed, found.activations) > 0
 
 
-def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
+def test_the_estimate_counts_what_a_run_keeps(toy, tmp_path, capsys):
     settings = StageConfig(batch=2, crop=16, adversarial=0.0)
     found = estimate(toy, "noise_predictor", settings)
     kept: dict[int, torch.UntypedStorage] = {}
@@ -203,13 +207,13 @@ def test_the_estimate_counts_what_a_run_keeps(toy, write_config, capsys):
     chain.noise_predictor.requires_grad_(True)
     plain = StageConfig(checkpoint_activations=False)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        stage = make_stage("noise_predictor", chain, toy, plain)
+        stage = make_objective("noise_predictor", chain, toy, plain)
         torch.nn.functional.l1_loss(*stage.predict(LR, HR))
     measured = sum(storage.nbytes() for storage in kept.values())
     assert found.activations == pytest.approx(measured, rel=0.1)
     assert found.checkpointed < found.activations / 2
     assert found.trained == sum(p.numel() for p in chain.noise_predictor.parameters())
 
-    assert main(["estimate", "--config", str(write_config())]) == 0
+    assert main(["estimate", "--config", str(configured(tmp_path))]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == list(STAGES)

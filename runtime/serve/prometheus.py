@@ -60,7 +60,7 @@ class Metrics:
             ("requests_total", "counter", "Requests for pictures.", requests),
             ("errors_total", "counter", "Those answered with 4xx or 5xx.", {"": errors}),
             ("request_seconds", "histogram", "Seconds until their answers.", buckets),
-            ("queue", "gauge", "Pictures that wait or are in work.", {"": self._desk.inside}),
+            ("queue", "gauge", "Pictures that wait or are in progress.", {"": self._desk.inside}),
             ("megapixels_total", "counter", "Upscaled.", {"": self._pixels / 1e6}),
             ("start_time_seconds", "gauge", "Since when.", {"": self._start}),
         )

@@ -1,6 +1,6 @@
 """One engine in a process of its own: seconds from start to first picture, and peak memory.
 
-`python -m lpnsr.benchmarks.process TASK` prints them as JSON; `measure` runs it.
+`python -m lpnsr.benchmarks.isolated TASK` prints them as JSON; `measure` runs it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CORNER = 192
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """What the process does.
 
     Attributes:
@@ -64,13 +64,13 @@ class Measured:
     device_memory: int | None
 
 
-def measure(task: Task) -> Measured:
+def measure(task: Trial) -> Measured:
     """Run a task in a fresh process.
 
     Raises:
         RuntimeError: the process fails.
     """
-    command = [sys.executable, "-m", "lpnsr.benchmarks.process", json.dumps(asdict(task))]
+    command = [sys.executable, "-m", "lpnsr.benchmarks.isolated", json.dumps(asdict(task))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or "the process was killed").splitlines()[-1])
@@ -80,7 +80,7 @@ def measure(task: Task) -> Measured:
 def twice(model: Path, backend: str, precision: str, size: tuple[int, int], cache: Path) -> dict:
     """A first and a second start, which finds what the first has compiled."""
     compiled = cache / f"{model.name}-{backend}-{precision}"
-    task = Task(str(model), backend, precision, size, str(compiled))
+    task = Trial(str(model), backend, precision, size, str(compiled))
     starts = [measure(task) for _ in range(2)]
     device = [start.device_memory for start in starts if start.device_memory is not None]
     return {
@@ -91,7 +91,7 @@ def twice(model: Path, backend: str, precision: str, size: tuple[int, int], cach
     }
 
 
-def main(task: Task) -> Measured:
+def main(task: Trial) -> Measured:
     """Do the task."""
     os.environ.update(dict.fromkeys(CACHES, task.cache))
     start = time.perf_counter()
@@ -111,7 +111,7 @@ def main(task: Task) -> Measured:
     return Measured(first, seconds, idle, machine.peak_memory(), taken)
 
 
-def _engine(task: Task) -> tuple[Call, Call]:
+def _engine(task: Trial) -> tuple[Call, Call]:
     import numpy as np
 
     from lpnsr.runtime.upscaler import Upscaler
@@ -122,7 +122,7 @@ def _engine(task: Task) -> tuple[Call, Call]:
     return lambda: upscaler.upscale(corner), lambda: upscaler.upscale(picture)
 
 
-def _eager(task: Task) -> tuple[Call, Call]:
+def _eager(task: Trial) -> tuple[Call, Call]:
     import torch
 
     from lpnsr.benchmarks.authors import random_noise
@@ -145,4 +145,4 @@ def _eager(task: Task) -> tuple[Call, Call]:
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["size"] = tuple(given["size"])
-    print(json.dumps(asdict(main(Task(**given)))))
+    print(json.dumps(asdict(main(Trial(**given)))))
