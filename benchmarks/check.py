@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError, DownloadError: a checkpoint is missing or cannot be had.
-        SampleError, ImageError: there are no pictures, or one cannot be read.
+        SampleError: there are no pictures, or one cannot be read.
     """
     preset = get_preset(args.preset)
     page, figures = (args.output.with_name(args.output.name + end) for end in (".md", ".json"))
@@ -181,8 +181,11 @@ def _pictures(photos: Path | None, there: Path) -> list[Path]:
     """Eight of these, or drawings."""
     if photos:
         chosen = [sample.file for sample in samples.find([photos])[:PICTURES]]
-        for file in chosen:
-            images.probe(file)
+        try:
+            for file in chosen:
+                images.probe(file)
+        except images.ImageError as error:
+            raise samples.SampleError(error) from error
         return chosen
     write_drawings(there / "drawn", PICTURES, None, seed=0)
     drawn = sorted((there / "drawn").iterdir())
