@@ -16,6 +16,7 @@ import psutil
 from lpnsr.runtime import backends, planes
 from lpnsr.runtime.backends import host_pictures, pool
 from lpnsr.runtime.backends.base import Backend, NotFiniteError, Task
+from lpnsr.runtime.backends.session import Session
 from lpnsr.runtime.bundle import BUILTIN, Bundle
 from lpnsr.runtime.manifest import BundleError, Graph
 from lpnsr.runtime.pictures import inputs
@@ -108,18 +109,30 @@ class Upscaler:
         self.backend = backend
         self.choice = f"{backend.describe()} ({why})"
         self._sessions = pool.SessionPool(
-            partial(backend.load, bundle), partial(pool.estimate, bundle), description.memory
+            self._load, partial(pool.estimate, bundle), description.memory
         )
+        self._shares = self._divided()
+        self._beside = backend.share(self._shares)
+
+    def _divided(self) -> int:
+        """Shares of the engine's threads, one for each of the pictures that memory suffices for."""
+        if any(graph.batch > 1 for graph in self._graphs):
+            return 1  # pictures share batches instead
+        largest = max(pool.estimate(self.bundle, graph) for graph in self._graphs)
+        return max(1, min(self.backend.threads, self.description.memory // largest))
+
+    def _load(self, graph: Graph, beside: bool) -> Session:
+        return (self._beside if beside else self.backend).load(self.bundle, graph)
 
     @property
     def parallel(self) -> int:
-        """Pictures to upscale at the same time, so that their tiles fill the batches.
+        """Small pictures to upscale at the same time.
 
-        1 where batches are of one tile. Else two batches of small pictures: while one is computed,
-        the other gathers.
+        Where batches have several tiles, as many as fill two of them: while one is computed, the
+        other gathers. Else as many as compute faster side by side, each on a share of the threads.
         """
         batch = min(graph.batch for graph in self._graphs)
-        return 2 * batch if batch > 1 else 1
+        return 2 * batch if batch > 1 else self._shares
 
     @classmethod
     def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
@@ -277,7 +290,7 @@ class Upscaler:
             np.dtype(dtype),
             lambda done: report(done, len(tiles)),
         )
-        with self._sessions.use(chosen.graph) as session:
+        with self._sessions.use(chosen.graph, self._shares > 1) as session:
             task.report(0)
             try:
                 yield from session.bands(task)

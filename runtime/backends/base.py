@@ -78,6 +78,15 @@ class Backend(Protocol):
             BundleError: the graph is not what the bundle's manifest says.
         """
 
+    @property
+    def threads(self) -> int:
+        """Threads that pictures which are upscaled at the same time can divide among themselves."""
+        return 1
+
+    def share(self, count: int) -> Backend:
+        """The same engine with one of `count` equal shares of its threads."""
+        return self
+
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:
         """Check that these graphs can be run, without loading them.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import numpy as np
+import psutil
 
 from lpnsr.runtime.backends import staged
 from lpnsr.runtime.backends.base import Backend, BackendError
@@ -60,6 +62,15 @@ class OnnxRuntime(Backend):
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
         self._threads = threads or 0
+
+    @property
+    def threads(self) -> int:
+        """See `Backend.threads`."""
+        return self._threads or _cores()
+
+    def share(self, count: int) -> Backend:
+        """See `Backend.share`."""
+        return type(self)(self.threads // count)
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
@@ -145,6 +156,14 @@ class OnnxRuntimeSession(Session):
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same as `run`: the CPU computes in the precision that the graph asks for."""
         return self.run(lr, noise, **given)
+
+
+def _cores() -> int:
+    """Physical cores that this process may use."""
+    physical = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        return min(physical, len(os.sched_getaffinity(0)))
+    return physical
 
 
 def raise_failure(error: Exception) -> NoReturn:

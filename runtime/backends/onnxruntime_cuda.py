@@ -66,6 +66,11 @@ class OnnxRuntimeCuda(OnnxRuntime):
             raise BackendError(f"ONNX Runtime finds no NVIDIA GPU {device}: {reason}") from error
         self._has_graph = True
 
+    @property
+    def threads(self) -> int:
+        """See `Backend.threads`; a GPU computes one batch at a time."""
+        return 1
+
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Bring the graph to the GPU; see `Backend.load`."""
         (part,) = self._load_parts(bundle, graph).values()

@@ -122,7 +122,7 @@ class Pipeline:
 
 
 class _Line:
-    """The threads of one run: one reads, one upscales (or as many as fill batches), others write.
+    """The threads of one run: one or more upscale, others read and write.
 
     Pictures move from queue to queue; None marks the end of each queue.
     """

@@ -51,7 +51,8 @@ def test_small_pictures_are_held_against_their_tiles(tmp_path, monkeypatch, caps
     printed = capsys.readouterr().out
     assert printed.startswith("4 pictures of 48 to 200 pixels a side, ")
     assert re.search(
-        r"\d s from file to file .*\d s for the tiles alone, ratio \d+\.\d{3}$", printed
+        r"\d s from file to file .*alone, one after the other, ratio \d+\.\d{3}$",
+        printed,
     )
 
 

@@ -11,12 +11,13 @@ import pytest
 
 from lpnsr.runtime.backends import pool
 from lpnsr.runtime.backends.base import BackendError
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
 from lpnsr.runtime.backends.pool import SessionPool
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
 from lpnsr.runtime.upscaler import Description, Upscaler
 
-from .toy import TILES, Grey, photo, write_staged_bundle
+from .toy import TILES, Grey, photo, write_bundle, write_staged_bundle
 
 SIZES = ((20, 20), (32, 60), (60, 60), (33, 130), (100, 90), (64, 64), (1, 1), (40, 31))
 BACKENDS = ("onnxruntime", "openvino")
@@ -89,8 +90,8 @@ def pool_of(limit, fails=()):
     """Each graph takes one byte; lists what is loaded, which may fail some times."""
     loaded, fails = [], list(fails)
 
-    def load(graph):
-        loaded.append(graph.file)
+    def load(graph, beside):
+        loaded.append(graph.file + " beside" * beside)
         if fails and fails.pop(0):
             raise MemoryError
         return SimpleNamespace(graph=graph)
@@ -119,6 +120,47 @@ def test_what_is_in_use_stays():
         assert loaded == ["0.onnx", "1.onnx"]
     use(sessions, b, a)
     assert loaded == ["0.onnx", "1.onnx", "1.onnx", "0.onnx"]
+
+
+def test_company_uses_another_session():
+    sessions, loaded = pool_of(9)
+    a, b, _ = graphs(3)
+    with sessions.use(a, shares=True), sessions.use(b, shares=True), sessions.use(a):
+        use(sessions, b)
+    with sessions.use(a, shares=True):
+        pass
+    assert loaded == ["0.onnx", "1.onnx beside", "1.onnx"]
+
+
+@pytest.mark.parametrize(("memory", "shares"), [(2**30, 3), (2 * 150_000_000, 2), (0, 1)])
+def test_pictures_divide_the_threads_as_far_as_memory_allows(tmp_path, memory, shares, monkeypatch):
+    folder = write_bundle(tmp_path / "toy", batches=(1,))
+    options = {"backend": "onnxruntime", "threads": 3}
+    model = Upscaler.from_bundle(folder, memory=memory, **options)
+    assert model.parallel == shares
+    threads = []
+    load = OnnxRuntime.load
+
+    def spied(engine, bundle, graph):
+        threads.append(engine.threads)
+        return load(engine, bundle, graph)
+
+    monkeypatch.setattr(OnnxRuntime, "load", spied)
+    large, small = photo(90, 150), photo(20, 20)
+    expected = [Upscaler.from_bundle(folder, **options).upscale(each) for each in (large, small)]
+    threads.clear()
+    bands = model.bands(large, dtype=np.uint8)
+    parts = [next(bands)]
+    np.testing.assert_array_equal(model.upscale(small), expected[1])
+    assert threads == [3, 3 // shares]
+    np.testing.assert_array_equal(np.concatenate([*parts, *bands]), expected[0])
+    np.testing.assert_array_equal(model.upscale([small, large, small])[1], expected[0])
+
+
+def test_batches_of_several_tiles_are_shared_instead(bundle):
+    model = Upscaler.from_bundle(bundle, backend="onnxruntime", threads=3, batch=3)
+    assert model.parallel == 6
+    assert Upscaler.from_bundle(bundle, backend="openvino", batch=1).parallel == 1
 
 
 def test_without_memory_the_others_are_given_up():
