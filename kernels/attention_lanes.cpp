@@ -47,15 +47,20 @@ void multiply_rows(const float* a, size_t a_row, const float* b, size_t columns,
              depth, c + column, columns);
 }
 
-// All lanes combined to one value, halves at a time.
-template <typename Combine>
-inline float across(Vector value, const Combine& combine) {
-  float lanes[kLanes];
-  store(lanes, value);
-  for (size_t half = kLanes / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
-  return lanes[0];
+template <size_t Half, typename V, size_t... I>
+inline V swapped(V value, std::index_sequence<I...>) {
+  return __builtin_shufflevector(value, value, (I ^ Half)...);
 }
+
+// All lanes combined, in each of them.
+template <size_t Half = kLanes / 2, typename Combine>
+inline Vector across(Vector value, const Combine& combine) {
+  value = combine(value, swapped<Half>(value, Of<kLanes>::Lanes{}));
+  if constexpr (Half > 1) return across<Half / 2>(value, combine);
+  return value;
+}
+
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 // Scores to weights, but for a factor, which is returned.
 float soften(float* scores, const float* bias, const float* mask, size_t area) {
@@ -64,15 +69,15 @@ float soften(float* scores, const float* bias, const float* mask, size_t area) {
     Vector score = load(scores + j) + load(bias + j);
     if (mask) score += load(mask + j);
     store(scores + j, score);
-    most = score > most ? score : most;
+    most = larger(score, most);
   }
-  const float top = across(most, [](float a, float b) { return std::max(a, b); });
+  most = across(most, larger);
   for (size_t j = 0; j < area; j += kLanes) {
-    const Vector weight = exponential(load(scores + j) - top);
+    const Vector weight = exponential(load(scores + j) - most);
     store(scores + j, weight);
     sum += weight;
   }
-  return 1.0f / across(sum, [](float a, float b) { return a + b; });
+  return 1.0f / across(sum, [](Vector a, Vector b) { return a + b; })[0];
 }
 
 size_t scratch_size(const Head& head) {

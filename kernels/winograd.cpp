@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 
@@ -28,10 +29,11 @@ class Division {
   Division(const Kernel& kernel, const Layer& layer, size_t batch, size_t threads)
       : layer_(layer), tiles_((layer.width + 3) / 4 * ((layer.height + 3) / 4)) {
     block_ = (layer.is_large() ? kPanelsOfLarge : kPanels) * kernel.tiles;
-    // Without enough blocks for all threads, some make other channels of the same block.
-    const size_t groups = divided(layer.out_channels, kernel.channels);
-    const size_t wanted = divided(threads, batch * divided(tiles_, block_));
-    channels_ = divided(groups, std::min(wanted, groups)) * kernel.channels;
+    // Where blocks are too few for all threads, parts are some of the channels of a block.
+    const size_t units = divided(layer.out_channels, kernel.channels);
+    const size_t blocks = batch * divided(tiles_, block_);
+    const size_t wanted = blocks < 4 * threads ? threads / std::gcd(blocks, threads) : 1;
+    channels_ = divided(units, std::min(wanted, units)) * kernel.channels;
   }
 
   size_t parts() const { return divided(tiles_, block_) * divided(layer_.out_channels, channels_); }

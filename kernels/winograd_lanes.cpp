@@ -123,23 +123,25 @@ void transform_rows(const float* rows, size_t phase, size_t depth, float* to, si
   }
 }
 
-// A group of output channels as [xi][phase][out / kRows][in][kRows]; `rows` is work memory.
-void transform_group(const Layer& layer, size_t first, float* rows, float* to, size_t stride) {
+// Output channels as [xi][phase][out / kRows][in][kRows]; `rows` is work memory.
+void transform_channels(const Layer& layer, size_t first, size_t count, float* rows, float* to,
+                        size_t stride) {
   const auto transform = layer.scale == 1 ? transform_rows<3> : transform_rows<2>;
-  const size_t end = std::min(first + group_channels(layer), layer.out_channels);
   for (size_t phase = 0; phase < layer.phases(); ++phase)
-    for (size_t k = first; k < end; k += kRows) {
-      gather_rows(layer, phase, k, rows);
-      const size_t row = phase * group_channels(layer) + k - first;
+    for (size_t k = 0; k < count; k += kRows) {
+      gather_rows(layer, phase, first + k, rows);
+      const size_t row = phase * group_channels(layer) + k;
       transform(rows, phase, layer.in_channels, to + row * layer.in_channels, stride);
     }
 }
 
 void pack(const Layer& layer, float* packed) {
   const auto rows = std::make_unique<float[]>(9 * layer.in_channels * kRows);
-  for (size_t group = 0; group < groups(layer); ++group)
-    transform_group(layer, group * group_channels(layer), rows.get(),
-                    packed + group * kGroup * layer.in_channels, weight_matrix(layer, groups(layer)));
+  const size_t step = group_channels(layer);
+  for (size_t first = 0; first < layer.out_channels; first += step)
+    transform_channels(layer, first, std::min(step, layer.out_channels - first), rows.get(),
+                       packed + first * layer.phases() * layer.in_channels,
+                       weight_matrix(layer, groups(layer)));
 }
 
 // Six columns of neighbouring tiles, for one of their rows: groups of four values are the inner
@@ -334,11 +336,12 @@ void run(const Layer& layer, const Part& part, const float* x, const float* resi
         if (!has_products(layer, phase, xi)) std::fill_n(rows(p, phase, xi), step * kPanel, 0.0f);
   for (size_t group = part.first_channel; group < end; group += step) {
     const size_t channels = std::min(step, end - group);
-    const float* weights = layer.packed + group / step * kGroup * depth;
+    const float* weights = layer.packed + group * layer.phases() * depth;
     size_t stride = weight_matrix(layer, groups(layer));
     if (layer.is_large()) {
       stride = weight_matrix(layer, 1);
-      transform_group(layer, group, scratch + place.rows, scratch + place.weights, stride);
+      transform_channels(layer, group, channels, scratch + place.rows, scratch + place.weights,
+                         stride);
       weights = scratch + place.weights;
     }
     for (size_t xi = 0; xi < kPlaces; ++xi)
@@ -367,6 +370,6 @@ void run(const Layer& layer, const Part& part, const float* x, const float* resi
 
 }  // namespace
 
-const Kernel LPNSR_OF_LANES(kLanes) = {kPanel, kGroup, packed_size, pack, scratch_size, run};
+const Kernel LPNSR_OF_LANES(kLanes) = {kPanel, kGroup / 4, packed_size, pack, scratch_size, run};
 
 }  // namespace lpnsr
