@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from lpnsr.kernels.winograd import library
+from lpnsr.kernels.operators import library
 from lpnsr.runtime.backends.winograd_graph import with_winograd
 
 LAYERS = [(channels, side) for side in (64, 128) for channels in (64, 128, 160, 256, 320, 512)] + [

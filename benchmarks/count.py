@@ -11,8 +11,8 @@ import torch
 from onnx import NodeProto, shape_inference
 from torch.utils.flop_counter import FlopCounterMode
 
+from lpnsr.kernels.operators import ATTENTION, CONV, UPSAMPLE
 from lpnsr.kernels.recurrence import DENOISE, NOISE
-from lpnsr.kernels.winograd import OPERATOR
 from lpnsr.models.presets import Preset
 from lpnsr.runtime.backends.winograd_graph import with_winograd
 
@@ -51,10 +51,13 @@ def _macs(node: NodeProto, shapes: Shapes) -> int:
     """Output values times what is summed up for each."""
     if node.op_type == "Conv":
         return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
-    if node.op_type == OPERATOR:  # 36 products for the 4x4 values of a tile
-        batch, channels, height, width = shapes[node.output[0]]
-        tiles = batch * -(-height // 4) * -(-width // 4)
-        return 36 * tiles * channels * shapes[node.input[1]][1]
+    if node.op_type in (CONV, UPSAMPLE):
+        # For a tile's 4x4 values 36 products; 25 in each of four phases.
+        batch, depth, height, width = shapes[node.input[0]]
+        tiles, channels = batch * -(-height // 4) * -(-width // 4), shapes[node.output[0]][1]
+        return (36 if node.op_type == CONV else 4 * 25) * tiles * channels * depth
+    if node.op_type == ATTENTION:  # scores, and what they mix
+        return 2 * prod(shapes[node.output[0]]) * shapes[node.input[2]][-1]
     if node.op_type == "ConvTranspose":
         return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
     if node.op_type in ("MatMul", "Gemm"):

@@ -10,54 +10,18 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
+
+#include "lanes.h"
 
 namespace lpnsr {
 namespace {
 
-// So many sums of a matrix product stay in registers, rows times vectors: of 32 or of 16 registers.
-constexpr size_t kLanes = LPNSR_LANES;
-#if defined(__aarch64__) || defined(__AVX512F__)
-constexpr size_t kRows = 8, kVectors = 2;
-#else
-constexpr size_t kRows = 4, kVectors = 3;
-#endif
 constexpr size_t kPanel = kLanes * kVectors;
-constexpr size_t kGroup = 64;      // channels, so that their products stay in the L2 cache
+constexpr size_t kGroup = 64;      // rows of products, which stay in the L2 cache
 constexpr size_t kPlaces = 6 * 6;  // in a transformed tile
 constexpr size_t kPad = 16;        // neighbouring matrices should not fall into the same cache sets
 constexpr size_t kRow = kPanel + 16;  // of a panel's tiles at one place, and what is written beyond
-
-template <size_t N>
-struct Of {
-  typedef float Vector __attribute__((vector_size(N * sizeof(float))));
-  typedef float Unaligned __attribute__((vector_size(N * sizeof(float)), aligned(4), may_alias));
-  using Lanes = std::make_index_sequence<N>;
-};
-using Vector = Of<kLanes>::Vector;
-
-template <size_t N = kLanes>
-inline typename Of<N>::Vector load(const float* from) {
-  return *reinterpret_cast<const typename Of<N>::Unaligned*>(from);
-}
-
-template <size_t N = kLanes>
-inline void store(float* to, typename Of<N>::Vector value) {
-  *reinterpret_cast<typename Of<N>::Unaligned*>(to) = value;
-}
-
-// The even (0) or odd (1) ones of the values of two vectors.
-template <size_t Odd, typename V, size_t... I>
-inline V every_second(V a, V b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, (2 * I + Odd)...);
-}
-
-// The values of the first (0) or second (1) halves of two vectors in turn.
-template <size_t Half, typename V, size_t... I>
-inline V zipped(V a, V b, std::index_sequence<I...>) {
-  constexpr size_t n = sizeof...(I);
-  return __builtin_shufflevector(a, b, (I / 2 + Half * n / 2 + I % 2 * n)...);
-}
+constexpr size_t kTiles = 8 * 8 * kRow;  // of a panel, before a transformation or behind it
 
 // The points of interpolation are 0, +-kA, +-kB and infinity: kA * kB = 1 keeps errors small.
 constexpr float kA = 0.707106781f, kB = 1.414213562f;
@@ -97,36 +61,41 @@ inline void transform_weights(V a, V b, V c, V (&w)[6]) {
   w[5] = c;
 }
 
-size_t padded_channels(const Layer& l) { return (l.out_channels + kRows - 1) / kRows * kRows; }
 size_t tiles_across(const Layer& layer) { return (layer.width + 3) / 4; }
 size_t panels(const Part& part) { return (part.tiles + kPanel - 1) / kPanel; }
 size_t matrix(size_t channels) { return channels * kPanel + kPad; }
-size_t weight_matrix(const Layer& l, size_t channels) { return channels * l.in_channels + kPad; }
+
+// Output channels that make up kGroup rows, with all phases.
+size_t group_channels(const Layer& layer) { return kGroup / layer.phases(); }
+size_t groups(const Layer& l) { return (l.out_channels + group_channels(l) - 1) / group_channels(l); }
+size_t weight_matrix(const Layer& l, size_t groups) { return groups * kGroup * l.in_channels + kPad; }
 
 size_t packed_size(const Layer& layer) {
-  return layer.is_large() ? 0 : kPlaces * weight_matrix(layer, padded_channels(layer));
+  return layer.is_large() ? 0 : kPlaces * weight_matrix(layer, groups(layer));
 }
 
-// The weights of kRows output channels from the `k`th on, as [in][9][kRows]. Behind the last
-// channel it is repeated, for results that nothing reads.
-void gather_rows(const Layer& layer, size_t k, float* to) {
+// Whether a phase has products at this place. The point 0 sees only the first row (or column) of a
+// kernel, infinity only the last one; a phase has no first one or no last one.
+bool has_products(const Layer& layer, size_t phase, size_t xi) {
+  if (layer.scale == 1) return true;
+  const size_t row_without = phase / 2 ? 0 : 5, column_without = phase % 2 ? 0 : 5;
+  return xi / 6 != row_without && xi % 6 != column_without;
+}
+
+// The weights of kRows output channels from the `k`th on, as [in][taps][taps][kRows]. Behind the
+// last channel it is repeated, for results that nothing reads.
+void gather_rows(const Layer& layer, size_t phase, size_t k, float* to) {
   using Rows = Of<kRows>::Vector;
   constexpr Of<kRows>::Lanes lanes;
-  const size_t count = 9 * layer.in_channels;
+  const size_t count = layer.taps() * layer.taps() * layer.in_channels;
   const float* from[kRows];
   for (size_t r = 0; r < kRows; ++r)
-    from[r] = layer.weights + std::min(k + r, layer.out_channels - 1) * count;
+    from[r] = layer.weights[phase] + std::min(k + r, layer.out_channels - 1) * count;
   size_t i = 0;
   for (; i + kRows <= count; i += kRows) {
-    Rows square[kRows], mixed[kRows];
+    Rows square[kRows];
     for (size_t r = 0; r < kRows; ++r) square[r] = load<kRows>(from[r] + i);
-    for (size_t done = 1; done < kRows; done *= 2) {  // transposes it
-      for (size_t r = 0; r < kRows / 2; ++r) {
-        mixed[2 * r] = zipped<0>(square[r], square[r + kRows / 2], lanes);
-        mixed[2 * r + 1] = zipped<1>(square[r], square[r + kRows / 2], lanes);
-      }
-      std::copy_n(mixed, kRows, square);
-    }
+    interleave(square, lanes);
     for (size_t r = 0; r < kRows; ++r) store<kRows>(to + (i + r) * kRows, square[r]);
   }
   for (; i < count; ++i)
@@ -134,13 +103,17 @@ void gather_rows(const Layer& layer, size_t k, float* to) {
 }
 
 // These to [xi][in][kRows], `stride` floats between places.
-void transform_rows(const float* rows, size_t depth, float* to, size_t stride) {
+template <size_t Taps>
+void transform_rows(const float* rows, size_t phase, size_t depth, float* to, size_t stride) {
   using Rows = Of<kRows>::Vector;
-  for (size_t c = 0; c < depth; ++c, rows += 9 * kRows, to += kRows) {
-    Rows half[6][3], result[6];
+  const size_t down = Taps == 3 ? 0 : phase / 2, across = Taps == 3 ? 0 : phase % 2;
+  for (size_t c = 0; c < depth; ++c, rows += Taps * Taps * kRows, to += kRows) {
+    Rows kernel[3][3] = {}, half[6][3], result[6];
+    for (size_t i = 0; i < Taps; ++i)
+      for (size_t j = 0; j < Taps; ++j)
+        kernel[i + down][j + across] = load<kRows>(rows + (i * Taps + j) * kRows);
     for (size_t j = 0; j < 3; ++j) {
-      transform_weights(load<kRows>(rows + j * kRows), load<kRows>(rows + (3 + j) * kRows),
-                        load<kRows>(rows + (6 + j) * kRows), result);
+      transform_weights(kernel[0][j], kernel[1][j], kernel[2][j], result);
       for (size_t i = 0; i < 6; ++i) half[i][j] = result[i];
     }
     for (size_t i = 0; i < 6; ++i) {
@@ -150,19 +123,25 @@ void transform_rows(const float* rows, size_t depth, float* to, size_t stride) {
   }
 }
 
-// Output channels `begin` to `end` as [xi][out / kRows][in][kRows]; `rows` is work memory.
-void transform_channels(const Layer& layer, size_t begin, size_t end, float* rows, float* to,
+// Output channels as [xi][phase][out / kRows][in][kRows]; `rows` is work memory.
+void transform_channels(const Layer& layer, size_t first, size_t count, float* rows, float* to,
                         size_t stride) {
-  for (size_t k = begin; k < end; k += kRows) {
-    gather_rows(layer, k, rows);
-    transform_rows(rows, layer.in_channels, to + (k - begin) * layer.in_channels, stride);
-  }
+  const auto transform = layer.scale == 1 ? transform_rows<3> : transform_rows<2>;
+  for (size_t phase = 0; phase < layer.phases(); ++phase)
+    for (size_t k = 0; k < count; k += kRows) {
+      gather_rows(layer, phase, first + k, rows);
+      const size_t row = phase * group_channels(layer) + k;
+      transform(rows, phase, layer.in_channels, to + row * layer.in_channels, stride);
+    }
 }
 
 void pack(const Layer& layer, float* packed) {
   const auto rows = std::make_unique<float[]>(9 * layer.in_channels * kRows);
-  transform_channels(layer, 0, layer.out_channels, rows.get(), packed,
-                     weight_matrix(layer, padded_channels(layer)));
+  const size_t step = group_channels(layer);
+  for (size_t first = 0; first < layer.out_channels; first += step)
+    transform_channels(layer, first, std::min(step, layer.out_channels - first), rows.get(),
+                       packed + first * layer.phases() * layer.in_channels,
+                       weight_matrix(layer, groups(layer)));
 }
 
 // Six columns of neighbouring tiles, for one of their rows: groups of four values are the inner
@@ -207,20 +186,15 @@ inline void read_row(const float* row, size_t width, size_t across, size_t count
   to[5 * kRow + count - 1] = x + 4 * count < width ? row[x + 4 * count] : 0.0f;
 }
 
-// Groups of four values to a row of the picture, from the same place in each group.
-template <size_t N>
+// Groups of `Columns` values to a row of the picture, from the same place in each group.
+template <size_t N, size_t Columns>
 inline size_t join_vectors(const float* from, size_t t, size_t count, float* row) {
   constexpr typename Of<N>::Lanes lanes;
   for (; t + N <= count; t += N) {
-    const auto a = load<N>(from + t), b = load<N>(from + kRow + t);
-    const auto c = load<N>(from + 2 * kRow + t), d = load<N>(from + 3 * kRow + t);
-    const auto ac = zipped<0>(a, c, lanes), bd = zipped<0>(b, d, lanes);
-    const auto later_ac = zipped<1>(a, c, lanes), later_bd = zipped<1>(b, d, lanes);
-    float* p = row + 4 * t;
-    store<N>(p, zipped<0>(ac, bd, lanes));
-    store<N>(p + N, zipped<1>(ac, bd, lanes));
-    store<N>(p + 2 * N, zipped<0>(later_ac, later_bd, lanes));
-    store<N>(p + 3 * N, zipped<1>(later_ac, later_bd, lanes));
+    typename Of<N>::Vector values[Columns];
+    for (size_t j = 0; j < Columns; ++j) values[j] = load<N>(from + j * kRow + t);
+    interleave(values, lanes);
+    for (size_t j = 0; j < Columns; ++j) store<N>(row + Columns * t + j * N, values[j]);
   }
   return t;
 }
@@ -267,28 +241,10 @@ void transform_tiles(const float* tiles, size_t vectors, float* to, size_t strid
   }
 }
 
-// kRows rows of a matrix product: m = w * values.
-template <size_t Vectors>
-void multiply(const float* w, const float* values, size_t depth, float* m) {
-  Vector sum[kRows][Vectors] = {};
-  for (size_t c = 0; c < depth; ++c) {
-    Vector value[Vectors];
-    for (size_t j = 0; j < Vectors; ++j) value[j] = load(values + c * kPanel + j * kLanes);
-    for (size_t r = 0; r < kRows; ++r)
-      for (size_t j = 0; j < Vectors; ++j) sum[r][j] += w[c * kRows + r] * value[j];
-  }
-  for (size_t r = 0; r < kRows; ++r)
-    for (size_t j = 0; j < Vectors; ++j) store(m + r * kPanel + j * kLanes, sum[r][j]);
-}
-
-void multiply(size_t vectors, const float* w, const float* values, size_t depth, float* m) {
-  if (vectors == 1) return multiply<1>(w, values, depth, m);
-  if (vectors == 2) return multiply<2>(w, values, depth, m);
-  multiply<kVectors>(w, values, depth, m);
-}
-
-// Results of one channel as [4][4][kRow], without residual and slope.
-void transform_products(const float* m, size_t stride, size_t vectors, float bias, float* tiles) {
+// Results of one channel as [rows][columns][kRow], without residual and slope; of every second row
+// and column if there are phases.
+void transform_products(const float* m, size_t stride, size_t vectors, float bias, size_t scale,
+                        float* tiles) {
   for (size_t v = 0; v < vectors * kLanes; v += kLanes) {
     Vector half[4][6], from[6], result[4];
     for (size_t j = 0; j < 6; ++j) {
@@ -298,7 +254,8 @@ void transform_products(const float* m, size_t stride, size_t vectors, float bia
     }
     for (size_t i = 0; i < 4; ++i) {
       transform_output(half[i], result);
-      for (size_t j = 0; j < 4; ++j) store(tiles + (i * 4 + j) * kRow + v, result[j] + bias);
+      for (size_t j = 0; j < 4; ++j)
+        store(tiles + (i * 4 * scale + j) * scale * kRow + v, result[j] + bias);
     }
   }
 }
@@ -318,18 +275,22 @@ inline void finish(float* row, const float* residual, size_t count, float slope)
   }
 }
 
+template <size_t Scale>
 void write_tiles(const Layer& layer, const float* tiles, size_t first, size_t count,
                  const float* residual, float* plane) {
+  constexpr size_t kSide = 4 * Scale;
+  const size_t height = layer.height * Scale, width = layer.width * Scale;
   each_run(layer, first, count, [&](size_t at, size_t down, size_t across, size_t run) {
-    const size_t x = 4 * across, whole = std::min(run, (layer.width - x) / 4);
-    const size_t end = std::min(layer.width, x + 4 * run);
-    for (size_t i = 0; i < 4 && 4 * down + i < layer.height; ++i) {
-      const float* from = tiles + i * 4 * kRow + at;
-      const size_t offset = (4 * down + i) * layer.width;
+    const size_t x = kSide * across, whole = std::min(run, (width - x) / kSide);
+    const size_t end = std::min(width, x + kSide * run);
+    for (size_t i = 0; i < kSide && kSide * down + i < height; ++i) {
+      const float* from = tiles + i * kSide * kRow + at;
+      const size_t offset = (kSide * down + i) * width;
       float* row = plane + offset;
-      size_t t = join_vectors<kLanes>(from, 0, whole, row + x);
-      t = join_vectors<4>(from, t, whole, row + x);
-      for (size_t j = x + 4 * t; j < end; ++j) row[j] = from[j % 4 * kRow + (j - x) / 4];
+      size_t t = join_vectors<kLanes, kSide>(from, 0, whole, row + x);
+      t = join_vectors<4, kSide>(from, t, whole, row + x);
+      for (size_t j = x + kSide * t; j < end; ++j)
+        row[j] = from[j % kSide * kRow + (j - x) / kSide];
       if (residual || layer.slope != 1.0f)
         finish(row + x, residual ? residual + offset + x : nullptr, end - x, layer.slope);
     }
@@ -341,11 +302,11 @@ struct Scratch {
   size_t values, products, rows, weights, size;
 
   Scratch(const Layer& layer, const Part& part)
-      : values(kPlaces * kRow),
+      : values(kTiles),
         products(values + panels(part) * kPlaces * matrix(layer.in_channels)),
         rows(products + panels(part) * kPlaces * matrix(kGroup)),
         weights(rows + (layer.is_large() ? 9 * layer.in_channels * kRows : 0)),
-        size(weights + (layer.is_large() ? kPlaces * weight_matrix(layer, kGroup) : 0)) {}
+        size(weights + (layer.is_large() ? kPlaces * weight_matrix(layer, 1) : 0)) {}
 };
 
 size_t scratch_size(const Layer& layer, const Part& part) { return Scratch(layer, part).size; }
@@ -364,37 +325,51 @@ void run(const Layer& layer, const Part& part, const float* x, const float* resi
       read_tiles(layer, x + c * plane, part.first_tile + p * kPanel, count(p), tiles);
       transform_tiles(tiles, vectors(p), values + p * value_size + c * kPanel, matrix(depth));
     }
-  const size_t end = part.first_channel + part.channels;
-  for (size_t group = part.first_channel; group < end; group += kGroup) {
-    const size_t group_end = std::min(group + kGroup, end);
-    const float* weights = layer.packed + group * depth;
-    size_t stride = weight_matrix(layer, padded_channels(layer));
+  const size_t step = group_channels(layer), end = part.first_channel + part.channels;
+  // Rows of the products of one phase, at one place.
+  const auto rows = [&](size_t panel, size_t phase, size_t xi) {
+    return products + panel * product_size + xi * matrix(kGroup) + phase * step * kPanel;
+  };
+  for (size_t p = 0; p < panels(part); ++p)
+    for (size_t phase = 0; phase < layer.phases(); ++phase)
+      for (size_t xi = 0; xi < kPlaces; ++xi)
+        if (!has_products(layer, phase, xi)) std::fill_n(rows(p, phase, xi), step * kPanel, 0.0f);
+  for (size_t group = part.first_channel; group < end; group += step) {
+    const size_t channels = std::min(step, end - group);
+    const float* weights = layer.packed + group * layer.phases() * depth;
+    size_t stride = weight_matrix(layer, groups(layer));
     if (layer.is_large()) {
-      stride = weight_matrix(layer, kGroup);
-      transform_channels(layer, group, group_end, scratch + place.rows, scratch + place.weights,
+      stride = weight_matrix(layer, 1);
+      transform_channels(layer, group, channels, scratch + place.rows, scratch + place.weights,
                          stride);
       weights = scratch + place.weights;
     }
     for (size_t xi = 0; xi < kPlaces; ++xi)
-      for (size_t k = 0; k < group_end - group; k += kRows)
-        for (size_t p = 0; p < panels(part); ++p)
-          multiply(vectors(p), weights + xi * stride + k * depth,
-                   values + p * value_size + xi * matrix(depth), depth,
-                   products + p * product_size + xi * matrix(kGroup) + k * kPanel);
+      for (size_t phase = 0; phase < layer.phases(); ++phase) {
+        if (!has_products(layer, phase, xi)) continue;
+        for (size_t k = 0; k < channels; k += kRows)
+          for (size_t p = 0; p < panels(part); ++p)
+            multiply(vectors(p), weights + xi * stride + (phase * step + k) * depth, 1, kRows,
+                     values + p * value_size + xi * matrix(depth), kPanel, depth,
+                     rows(p, phase, xi) + k * kPanel, kPanel);
+      }
     for (size_t p = 0; p < panels(part); ++p)
-      for (size_t k = group; k < group_end; ++k) {
-        const float* from = products + p * product_size + (k - group) * kPanel;
-        transform_products(from, matrix(kGroup), vectors(p), layer.bias[k], tiles);
-        write_tiles(layer, tiles, part.first_tile + p * kPanel, count(p),
-                    residual ? residual + k * plane : nullptr, y + k * plane);
+      for (size_t k = 0; k < channels; ++k) {
+        for (size_t phase = 0; phase < layer.phases(); ++phase) {
+          const size_t corner = phase / 2 * 4 * layer.scale + phase % 2;
+          transform_products(rows(p, phase, 0) + k * kPanel, matrix(kGroup), vectors(p),
+                             layer.bias[group + k], layer.scale, tiles + corner * kRow);
+        }
+        const size_t offset = (group + k) * layer.out_plane();
+        const auto write = layer.scale == 1 ? write_tiles<1> : write_tiles<2>;
+        write(layer, tiles, part.first_tile + p * kPanel, count(p),
+              residual ? residual + offset : nullptr, y + offset);
       }
   }
 }
 
 }  // namespace
 
-#define LPNSR_JOIN(A, B) A##B
-#define LPNSR_KERNEL(LANES) LPNSR_JOIN(kLanes, LANES)
-const Kernel LPNSR_KERNEL(LPNSR_LANES) = {kLanes, kPanel, kGroup, packed_size, pack, scratch_size, run};
+const Kernel LPNSR_OF_LANES(kLanes) = {kPanel, kGroup / 4, packed_size, pack, scratch_size, run};
 
 }  // namespace lpnsr

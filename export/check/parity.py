@@ -26,8 +26,8 @@ from lpnsr.export.check.verify import (
 )
 from lpnsr.export.graph.builder import IR_VERSION
 from lpnsr.export.graph.unroll import LATENT, ends, show
+from lpnsr.kernels.operators import library
 from lpnsr.kernels.recurrence import END
-from lpnsr.kernels.winograd import library
 from lpnsr.models.categories import Category
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset

@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU, with convolutions of our own that need fewer multiplications."""
+"""ONNX Runtime on the CPU, with operators of our own that need less work."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from lpnsr.kernels.winograd import library
+from lpnsr.kernels.operators import library
 from lpnsr.runtime.backends import onnxruntime
 from lpnsr.runtime.backends.base import BackendError
 from lpnsr.runtime.backends.registry import EngineOptions
@@ -43,7 +43,7 @@ def prepare(model: bytes, folder: Path, options: Any) -> bytes:
 
 
 class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
-    """Runs a bundle's ONNX graphs with `lpnsr.kernels.winograd` in place of some convolutions.
+    """Runs a bundle's ONNX graphs with `lpnsr.kernels.operators` in place of many nodes.
 
     These are made in fp32, with a quarter of the multiplications; the graphs in the bundle are
     those of all other engines. See `lpnsr.runtime.backends.winograd_graph` for which these are.

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from lpnsr.benchmarks import convolutions
-from lpnsr.kernels import winograd
+from lpnsr.kernels import operators
 
 
-@pytest.mark.skipif(winograd.library() is None, reason="built without vector types")
+@pytest.mark.skipif(operators.library() is None, reason="built without vector types")
 def test_both_give_the_same(monkeypatch, capsys):
     monkeypatch.setattr(convolutions, "LAYERS", [(16, 16), (32, 20)])
     monkeypatch.setattr(sys, "argv", ["convolutions", "--rounds", "1"])

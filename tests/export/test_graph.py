@@ -18,7 +18,7 @@ from lpnsr.export.check.verify import accurate_in_bf16
 from lpnsr.export.graph.builder import GraphBuilder, float_input
 from lpnsr.export.graph.passes.upsample_phases import phase_kernels
 from lpnsr.export.pack import WEIGHTS
-from lpnsr.kernels import winograd
+from lpnsr.kernels import operators
 from lpnsr.models.presets import Tolerance
 from lpnsr.models.swin_unet import ResBlock
 from lpnsr.models.upsampler import Upsample
@@ -245,7 +245,7 @@ def test_manifest(tiny, bundle, shapes):
         assert 0 <= parity["x0_relative_l2"] <= tiny.preset.tolerance.x0
         assert tiny.preset.tolerance.close_share <= parity["sr_close_share"] <= 1
         assert parity["sr_psnr"] > 60
-        if winograd.library():
+        if operators.library():
             assert 0 <= parity["winograd_x0_relative_l2"] <= tiny.preset.tolerance.x0
             assert parity["winograd_sr_psnr"] > 60
         assert "fp32" in graph.precisions

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lpnsr.kernels import winograd
+from lpnsr.kernels import operators
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends import engine_files, onnxruntime_winograd
 from lpnsr.runtime.backends.base import BackendError
@@ -18,7 +18,7 @@ from lpnsr.runtime.manifest import BundleError
 from .toy import CHANNELS, DRAWS, SCALE
 
 PACKAGES = ("onnxruntime", "openvino")
-ENGINES = (*PACKAGES, *(["onnxruntime-winograd"] if winograd.library() else []))
+ENGINES = (*PACKAGES, *(["onnxruntime-winograd"] if operators.library() else []))
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,7 @@ def test_openvino_is_not_loaded_to_ask_what_is_known():
     """Where bf16 is not wanted or not accurate, it does not matter what the processor has."""
     script = """
 import sys
-from lpnsr.kernels import winograd
+from lpnsr.kernels import operators
 from lpnsr.runtime import backends
 for options in ({}, {"precision": "fp32", "accurate": ("fp32", "bf16")}):
     backend, why = backends.create("auto", **options)

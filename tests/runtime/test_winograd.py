@@ -4,12 +4,10 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from lpnsr.kernels import winograd
+from lpnsr.kernels import operators
 from lpnsr.runtime import backends
 from lpnsr.runtime.backends import onnxruntime_winograd
 from lpnsr.runtime.backends.base import BackendError
@@ -17,16 +15,11 @@ from lpnsr.runtime.backends.winograd_graph import with_winograd
 from lpnsr.runtime.bundle import BUILTIN, Bundle, shapes
 from lpnsr.runtime.onnxfile import DamagedError
 
+from .graphs import built, graph_model, kinds, node, run, tensor
 from .toy import CHANNELS, DRAWS, write_staged_bundle
 
 NAME = "onnxruntime-winograd"
-built = pytest.mark.skipif(winograd.library() is None, reason="built without vector types")
-node = helper.make_node
 CONV = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
-
-
-def tensor(name, *shape):
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 def model(*nodes, outputs=("y",), side=18, channels=16, batch=1, kernel=3, groups=1, kind="f4"):
@@ -35,32 +28,10 @@ def model(*nodes, outputs=("y",), side=18, channels=16, batch=1, kernel=3, group
     weights = made.standard_normal((channels, channels // groups, kernel, kernel)) / 12
     constants = {"w": weights.astype(kind), "b": made.standard_normal(channels).astype(kind)}
     constants["shift"] = made.standard_normal((1, channels, 1, 1)).astype(kind)
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     shape = (batch, channels, side, side)
     names = {name for n in nodes for name in n.output} - set(outputs)
-    graph = helper.make_graph(
-        nodes, "graph", [tensor("x", *shape), tensor("r", *shape)],
-        [tensor(name, *shape) for name in outputs], tensors,
-        value_info=[tensor(name, *shape) for name in sorted(names)],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 20)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-
-
-def kinds(content):
-    return [n.op_type for n in onnx.load_from_string(content).graph.node]
-
-
-def run(content, threads=1, custom=True, **given):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
-    if custom:
-        options.register_custom_ops_library(str(winograd.library()))
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    made = np.random.default_rng(1)
-    names = {i.name: i.shape for i in session.get_inputs()}
-    given = {n: given.get(n, made.standard_normal(s, np.float32)) for n, s in names.items()}
-    return session.run(None, given)
+    between, given = (dict.fromkeys(each, shape) for each in (sorted(names), outputs))
+    return graph_model(nodes, {"x": shape, "r": shape}, given, between, constants)
 
 
 ALIKE = {
@@ -86,7 +57,7 @@ ALIKE = {
 def test_what_follows_becomes_part_of_it(name):
     content = model(*ALIKE[name])
     changed = with_winograd(content)
-    assert kinds(changed) == [winograd.OPERATOR]
+    assert kinds(changed) == [operators.CONV]
     (found,), (expected,) = run(changed), run(content, custom=False)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -114,7 +85,7 @@ def test_what_others_read_is_still_made(name):
     nodes, outputs, fused = APART[name]
     content = model(*nodes, outputs=outputs)
     changed = with_winograd(content)
-    assert winograd.OPERATOR in kinds(changed) and "Conv" not in kinds(changed)
+    assert operators.CONV in kinds(changed) and "Conv" not in kinds(changed)
     assert len(kinds(changed)) == len(nodes) - fused
     for found, expected in zip(run(changed), run(content, custom=False), strict=True):
         np.testing.assert_allclose(found, expected, atol=5e-5)
@@ -195,7 +166,7 @@ def sample(bundle, graph):
 def test_the_built_in_model_keeps_its_picture():
     bundle = Bundle.open(BUILTIN)
     graph = bundle.manifest.graphs[0]
-    assert kinds(with_winograd(bundle.graph_path(graph).read_bytes())).count(winograd.OPERATOR) > 20
+    assert kinds(with_winograd(bundle.graph_path(graph).read_bytes())).count(operators.CONV) > 20
     lr, noise = sample(bundle, graph)
     plain, ours = (
         backends.create(name)[0].load(bundle, graph).run(lr, noise)
@@ -238,8 +209,8 @@ def test_without_the_library_there_is_still_onnx_runtime(monkeypatch):
 
 
 def test_a_library_that_is_no_library_is_an_error(monkeypatch, tmp_path):
-    (tmp_path / "libwinograd.so").write_bytes(b"no library")
-    monkeypatch.setattr(onnxruntime_winograd, "library", lambda: Path(tmp_path / "libwinograd.so"))
+    (tmp_path / "liboperators.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime_winograd, "library", lambda: Path(tmp_path / "liboperators.so"))
     bundle = Bundle.open(BUILTIN)
     with pytest.raises(BackendError, match="ONNX Runtime cannot load"):
         backends.create(NAME)[0].load(bundle, bundle.manifest.graphs[0])
