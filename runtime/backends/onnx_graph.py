@@ -46,7 +46,7 @@ class Node:
 
 
 @dataclass
-class Graph:
+class OnnxGraph:
     """Nodes, and what is known of tensors.
 
     Attributes:
@@ -96,7 +96,7 @@ class Graph:
         self.nodes[max(indices)] = node
 
 
-def rewritten(model: bytes, rewrite: Callable[[Graph], bool], domain: str) -> bytes:
+def rewritten(model: bytes, rewrite: Callable[[OnnxGraph], bool], domain: str) -> bytes:
     """A model whose graph has other nodes.
 
     Args:
@@ -114,7 +114,7 @@ def rewritten(model: bytes, rewrite: Callable[[Graph], bool], domain: str) -> by
         raise DamagedError("it is not an ONNX graph") from error
 
 
-def _rewritten(model: bytes, rewrite: Callable[[Graph], bool], domain: str) -> bytes:
+def _rewritten(model: bytes, rewrite: Callable[[OnnxGraph], bool], domain: str) -> bytes:
     parts = list(_fields(model))
     content = list(_fields(b"".join(part.value for part in parts if part.number == 7)))
     graph = _read(content)
@@ -127,8 +127,8 @@ def _rewritten(model: bytes, rewrite: Callable[[Graph], bool], domain: str) -> b
     return kept + _message(7, changed) + opset
 
 
-def _read(parts: Sequence[_Field]) -> Graph:
-    graph = Graph([_node(part.value) for part in parts if part.number == 1])
+def _read(parts: Sequence[_Field]) -> OnnxGraph:
+    graph = OnnxGraph([_node(part.value) for part in parts if part.number == 1])
     for index, node in enumerate(graph.nodes):
         graph.uses.update(node.inputs if node else ())
         for name in dict.fromkeys(node.inputs if node else ()):

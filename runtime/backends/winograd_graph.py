@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 from lpnsr.kernels.operators import ATTENTION, CONV, DOMAIN, GROUP_NORM, UPSAMPLE
-from lpnsr.runtime.backends.onnx_graph import Graph, Node, Shape, operator, rewritten
+from lpnsr.runtime.backends.onnx_graph import Node, OnnxGraph, Shape, operator, rewritten
 
 _LEAST_CHANNELS = 16
 """Of the input; with fewer, transforming it takes longer than the products that are saved."""
@@ -45,7 +45,7 @@ def with_winograd(model: bytes) -> bytes:
     return rewritten(model, _replace, DOMAIN)
 
 
-def _replace(graph: Graph) -> bool:
+def _replace(graph: OnnxGraph) -> bool:
     before = list(graph.nodes)
     for index, node in enumerate(before):
         if node is None:
@@ -61,7 +61,7 @@ def _replace(graph: Graph) -> bool:
     return any(now is not node for now, node in zip(graph.nodes, before, strict=True))
 
 
-def _is_convolution(graph: Graph, node: Node, side: int, pads: list[int]) -> bool:
+def _is_convolution(graph: OnnxGraph, node: Node, side: int, pads: list[int]) -> bool:
     """Whether a node is a convolution with these sides and borders that we are faster at."""
     if node.kind != "Conv" or len(node.inputs) != 3:
         return False
@@ -78,7 +78,7 @@ def _is_convolution(graph: Graph, node: Node, side: int, pads: list[int]) -> boo
     )
 
 
-def _replace_convolution(graph: Graph, index: int) -> None:
+def _replace_convolution(graph: OnnxGraph, index: int) -> None:
     node, fused = graph[index], [index]
     inputs, output = node.inputs, node.outputs[0]
     after = graph.follower(output, "Add")
@@ -89,7 +89,7 @@ def _replace_convolution(graph: Graph, index: int) -> None:
     _fuse_activated(graph, fused, CONV, inputs, output)
 
 
-def _replace_upsampling(graph: Graph, index: int) -> None:
+def _replace_upsampling(graph: OnnxGraph, index: int) -> None:
     """The four phases of a convolution after an upsampling, joined and woven into one picture."""
     woven = graph[index]
     joined = graph.maker(woven.inputs[0], "Concat")
@@ -111,7 +111,7 @@ def _replace_upsampling(graph: Graph, index: int) -> None:
 
 
 def _fuse_activated(
-    graph: Graph, fused: list[int], kind: str, inputs: tuple[str, ...], output: str
+    graph: OnnxGraph, fused: list[int], kind: str, inputs: tuple[str, ...], output: str
 ) -> None:
     """Puts one node in the place of several and the activation after them, if there is one."""
     slope, after = 1.0, graph.follower(output, *_ACTIVATIONS)
@@ -122,7 +122,7 @@ def _fuse_activated(
     graph.fuse(fused, operator(kind, DOMAIN, inputs, output, slope=slope))
 
 
-def _replace_group_norm(graph: Graph, index: int) -> None:
+def _replace_group_norm(graph: OnnxGraph, index: int) -> None:
     """Groups, which were made planes for it, normalised; then what each channel is scaled by."""
     norm = graph[index]
     before = graph.maker(norm.inputs[0], "Reshape")
@@ -148,7 +148,7 @@ def _replace_group_norm(graph: Graph, index: int) -> None:
     graph.fuse(fused, node)
 
 
-def _scaled(graph: Graph, name: str, channels: int) -> tuple[list[str], list[int]] | None:
+def _scaled(graph: OnnxGraph, name: str, channels: int) -> tuple[list[str], list[int]] | None:
     """What channels are multiplied by and then increased by, and the nodes that do so."""
     names, nodes = [], []
     for kind in ("Mul", "Add"):
@@ -164,7 +164,7 @@ def _scaled(graph: Graph, name: str, channels: int) -> tuple[list[str], list[int
     return names, nodes
 
 
-def _swish(graph: Graph, name: str) -> list[int]:
+def _swish(graph: OnnxGraph, name: str) -> list[int]:
     """The nodes that multiply a tensor, which nothing else wants, by its sigmoid."""
     readers = graph.readers.get(name, [])
     gates = [index for index in readers if graph.is_kind(index, "Sigmoid")]
@@ -175,7 +175,7 @@ def _swish(graph: Graph, name: str) -> list[int]:
     return [*gates, after] if after in readers else []
 
 
-def _replace_attention(graph: Graph, index: int) -> None:
+def _replace_attention(graph: OnnxGraph, index: int) -> None:
     """A softmax, the scores before it and what it mixes, from the split of all heads' values on."""
     softmax, fused = graph[index], [index]
     addends, score = list[str](), softmax.inputs[0]
@@ -211,7 +211,7 @@ def _replace_attention(graph: Graph, index: int) -> None:
     graph.fuse([*fused, mixing, turned, merged], node)
 
 
-def _heads(graph: Graph, name: str, order: list[int]) -> list[int]:
+def _heads(graph: OnnxGraph, name: str, order: list[int]) -> list[int]:
     """The nodes that sort values by heads: a transposition and, before it, a change of shape."""
     turned = graph.maker(name, "Transpose")
     if turned is None or graph[turned].attributes != {"perm": order}:
@@ -221,7 +221,7 @@ def _heads(graph: Graph, name: str, order: list[int]) -> list[int]:
 
 
 def _are_windows(
-    graph: Graph, shape: Shape, tokens: str, output: str, scale: str, addends: list[str]
+    graph: OnnxGraph, shape: Shape, tokens: str, output: str, scale: str, addends: list[str]
 ) -> bool:
     """Whether tensors have the shapes that `shape`, (windows, area, heads, width), demands."""
     windows, area, heads, width = shape
@@ -238,7 +238,7 @@ def _are_windows(
     )
 
 
-def _gathered(graph: Graph, name: str) -> Shape:
+def _gathered(graph: OnnxGraph, name: str) -> Shape:
     """The shape of a tensor, which may be rows of a table."""
     index = graph.makers.get(name)
     node = None if index is None else graph.nodes[index]

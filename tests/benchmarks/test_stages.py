@@ -12,6 +12,7 @@ from lpnsr.export.check.run_onnx import computes_bf16
 from lpnsr.models.presets import get_preset
 
 
+@pytest.mark.slow
 def test_every_stage_in_every_engine(micro, traced_once, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         machine, "matrix_rate", lambda precision, rate=machine.matrix_rate: rate(precision, 64)

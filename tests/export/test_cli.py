@@ -60,6 +60,7 @@ def test_export(run, quick, here):
     assert len(out) == 1 + 2 * len(bundle.manifest.graphs)
 
 
+@pytest.mark.slow
 def test_precision_and_topology(run, quick, here):
     options = ("--precision", "fp16", "--topology", "staged")
     code, out, err = run("--weights", quick.weights, *options)

@@ -19,6 +19,7 @@ def test_the_size_of_the_published_network():
     assert {"body.22.rdb3.conv5.weight", "conv_up2.bias", "conv_last.weight"} < names
 
 
+@pytest.mark.slow
 def test_the_chain_is_the_network(tmp_path):
     network = RRDBNet().eval()
     file = tmp_path / PRESET.networks["pre_upsampler"].files[0]
