@@ -270,7 +270,8 @@ def _rounds(results: Sequence[Result]) -> str:
 def summary(kept: Sequence[Mapping[str, Any]]) -> str:
     """One table of several workloads on one machine: seconds of a tile in every engine.
 
-    The rows of graphs as traced, which only explain a difference, are left out.
+    Rows that only explain a difference are left out: of eager PyTorch without what the authors do,
+    and of graphs as traced.
 
     Args:
         kept: what `lpnsr-bench table` writes to `--json`, each with one model.
@@ -281,7 +282,7 @@ def summary(kept: Sequence[Mapping[str, Any]]) -> str:
         for name, (taken, times, psnr, _, memory) in _methods(
             result, each["machine"][RATES], peaks=True
         ):
-            if TRACED not in name:
+            if name != EAGER and TRACED not in name:
                 lines.append([result.label, name, taken, times, psnr, memory])
     machine = kept[0]["machine"]
     header = ["model", "method", "64x64 tile", "times the authors'", "PSNR to eager", "memory"]
