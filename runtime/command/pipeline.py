@@ -172,7 +172,11 @@ class _Line:
         """
         writing, failure = len(self._writers), None
         while writing:
-            found = self._done.get()
+            try:
+                # Not without end: a signal that comes just before would only be noticed after it.
+                found = self._done.get(timeout=_PATIENCE)
+            except Empty:
+                continue
             if found is None:
                 writing -= 1
             elif isinstance(found, Outcome):

@@ -1,10 +1,12 @@
 import onnx_ir as ir
+import pytest
 import torch
 
 from lpnsr.benchmarks import count
 from lpnsr.export.graph.composing import single
 
 
+@pytest.mark.slow
 def test_graphs_as_traced_cost_what_eager_costs(micro, micro_raw_traces, micro_traces, tmp_path):
     chain, preset = micro.chain, micro.preset
 

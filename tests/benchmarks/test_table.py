@@ -267,6 +267,7 @@ def test_workloads_name_models_that_there_are(workload):
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(micro, tmp_path):
     file = tmp_path / "chain.pt"
     torch.save(micro.chain, file)

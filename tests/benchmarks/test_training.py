@@ -16,6 +16,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(training, "TRAINING", {"lpnsr-tiny": Published("built-in", 0.5, 9.25)})
 
 
+@pytest.mark.slow
 def test_iterations_of_the_command_are_timed(tiny, tmp_path, capsys):
     file = tmp_path / "kept.json"
     options = ["--batch", "2", "--crop", "16", "--runs", "3", "--json", str(file)]
