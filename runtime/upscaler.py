@@ -112,17 +112,17 @@ class Upscaler:
             self._load, partial(pool.estimate, bundle), description.memory
         )
         self._shares = self._divided()
-        self._beside = backend.share(self._shares)
 
     def _divided(self) -> int:
         """Shares of the engine's threads, one for each of the pictures that memory suffices for."""
-        if any(graph.batch > 1 for graph in self._graphs):
-            return 1  # pictures share batches instead
+        if self.backend.threads == 1 or any(graph.batch > 1 for graph in self._graphs):
+            return 1  # in the second case pictures share batches instead
         largest = max(pool.estimate(self.bundle, graph) for graph in self._graphs)
         return max(1, min(self.backend.threads, self.description.memory // largest))
 
     def _load(self, graph: Graph, beside: bool) -> Session:
-        return (self._beside if beside else self.backend).load(self.bundle, graph)
+        backend = self.backend.share(self._shares) if beside else self.backend
+        return backend.load(self.bundle, graph)
 
     @property
     def parallel(self) -> int:

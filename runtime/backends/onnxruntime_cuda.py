@@ -72,6 +72,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
         """See `Backend.threads`; a GPU computes one batch at a time."""
         return 1
 
+    def share(self, count: int) -> OnnxRuntimeCuda:
+        """See `Backend.share`; there is nothing to divide."""
+        return self
+
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Bring the graph to the GPU; see `Backend.load`."""
         (part,) = self._load_parts(bundle, graph).values()

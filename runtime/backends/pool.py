@@ -64,9 +64,8 @@ class SessionPool:
         self, load: Callable[[Graph, bool], Session], measure: Callable[[Graph], int], limit: int
     ) -> None:
         self._load, self._measure, self._limit = load, measure, limit
-        self._entries: dict[
-            tuple[tuple[str, ...], bool], _Entry
-        ] = {}  # the most recently used last
+        # By files and whether it is for company; the most recently used last.
+        self._entries: dict[tuple[tuple[str, ...], bool], _Entry] = {}
         self._lock = Lock()
         self._closed = False
 

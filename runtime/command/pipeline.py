@@ -173,7 +173,7 @@ class _Line:
         writing, failure = len(self._writers), None
         while writing:
             try:
-                # Not without end: a signal that comes just before would only be noticed after it.
+                # Not without end: a signal that comes just before it sleeps would not wake it.
                 found = self._done.get(timeout=_PATIENCE)
             except Empty:
                 continue

@@ -57,6 +57,13 @@ def test_bound_tensors_carry_every_batch(provider, bundle):
         session.run(lr[:, :2], noise)
 
 
+def test_a_gpu_is_not_divided(provider, bundle):
+    model = Upscaler.from_bundle(bundle, backend="onnxruntime-cuda", batch=1)
+    assert model.parallel == 1
+    assert model.backend.share(2) is model.backend
+    assert len(provider) == 0  # nothing is loaded before a picture is there
+
+
 def test_auto_takes_it_and_says_so(provider, bundle):
     model = Upscaler.from_bundle(bundle)
     assert model.choice.endswith("on the GPU (the fastest here)")
