@@ -157,7 +157,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         type=megapixels,
         default=1000.0,
         metavar="N",
-        help="of the outputs of a shard (default: 1000, less where that makes under 32 shards)",
+        help="of the outputs of a shard (default: 1000, less where that makes under 8 shards)",
     )
     files = parser.add_argument_group("files")
     files.add_argument("--suffix", type=suffix, default="", help="appended to each output's name")

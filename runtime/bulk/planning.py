@@ -32,7 +32,7 @@ from lpnsr.runtime.pictures.formats import FORMATS
 _SAMPLE = 200
 """Pictures of each suffix that are opened; the size of others follows from their bytes."""
 
-_LEAST = 32
+_LEAST = 8
 """Shards that there are at least, of a picture or more: for a few workers to end together."""
 
 _MOST = 10_000
