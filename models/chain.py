@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lpnsr.kernels.recurrence import (
     DENOISE,
+    END,
     GUIDE,
     NOISE,
     PHASES,
@@ -107,6 +108,11 @@ class Chain(nn.Module):
     def stage(self, name: str) -> Stage:
         """The stage of this name."""
         return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def codebook(self) -> Stage | None:
+        """The stage that decides which codes are decoded, if the latent is quantised."""
+        return next((s for s in self.stages if s.phase == END and s.precise), None)
 
     def updates(self) -> list[Step]:
         """The update that starts the chain, then one for each of its steps.

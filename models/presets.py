@@ -55,6 +55,8 @@ class Tolerance:
     Attributes:
         x0: relative L2 of the final latent.
         close_share: least share of output values that are within 1/255 (of the range [0, 1]).
+        code_share: least share of equal codes, where there is a codebook; float32 alone is held
+            to it.
         category_share: least share of tokens in the same category, where a network has such.
         x0_fp16: `x0` for a graph that is computed in float16.
         psnr_fp16: least PSNR (dB, against a range of 2) of a picture decoded in float16 from the
@@ -65,6 +67,7 @@ class Tolerance:
 
     x0: float = 1e-4
     close_share: float = 0.99
+    code_share: float = 0.99
     category_share: float = 0.999
     x0_fp16: float = 5e-3
     psnr_fp16: float = 60.0

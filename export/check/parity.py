@@ -27,7 +27,6 @@ from lpnsr.export.check.verify import (
 from lpnsr.export.graph.builder import IR_VERSION
 from lpnsr.export.graph.unroll import LATENT, ends, show
 from lpnsr.kernels.operators import library
-from lpnsr.kernels.recurrence import END
 from lpnsr.models.categories import Category
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, get_preset
@@ -66,15 +65,17 @@ def verify(
     values = random_input(preset, graph.batch, graph.tile, seed)
     models = {name: ir.load(folder / name) for name in graph.files}
     for model in models.values():
-        show(model)
+        show(model, chain)
     name = label(types)
     # Not kept: an engine holds as much as the weights, or more, and each stage gets one of its own.
-    parity = measure(chain, _runs(chain, graph, models, folder, narrow=name != "fp32"), values)
-    if name == "fp32":
+    is_fp32 = name == "fp32"
+    run = _runs(chain, graph, models, folder, narrow=not is_fp32)
+    parity = measure(chain, run, values, same_codes=is_fp32)
+    if is_fp32:
         check(parity, preset.tolerance)
         if library():
             run = _runs(chain, graph, models, folder, winograd=True)
-            found = measure(chain, run, values)
+            found = measure(chain, run, values, same_codes=True)
             check(found, preset.tolerance)
             parity |= {f"winograd_{figure}": value for figure, value in found.items()}
         return dataclasses.replace(graph, parity={name: {**parity, "seed": seed}})
@@ -178,7 +179,7 @@ def verify_in_openvino(
     if sorts or not computes_bf16():
         return graph
     seed = int(graph.parity["fp32"]["seed"])
-    show(model)
+    show(model, chain)
     files = folder / "probe.onnx", folder / "probe_decoder.onnx"
     try:
         for part, file in zip((model, decoder), files, strict=True):
@@ -187,7 +188,7 @@ def verify_in_openvino(
         picture = {s.file: run_onnxruntime(folder / s.file) for s in graph.picture}
         run = _given(graph, picture, run_openvino(files[0], "bf16"))
         found = measure(chain, run, values)
-        if any(stage.precise and stage.phase == END for stage in chain.stages):
+        if chain.codebook:
             shape = preset.shape("state", graph.batch, graph.tile)
             latent = np.random.default_rng(seed).standard_normal(shape, np.float32)
             found |= measure_decoder(chain, run_openvino(files[1], "bf16"), latent)

@@ -23,6 +23,8 @@ def sentence(parity: Mapping[str, float]) -> str:
         parts.append(f"x_0 {parity['x0_relative_l2']:.1e} away")
     if "decoder_psnr" in parity:
         parts.append(f"the decoder {parity['decoder_psnr']:.0f} dB on equal codes")
+    if "code_share" in parity:
+        parts.append(f"{share(parity['code_share'])} of codes equal")
     if "category_share" in parity:
         parts.append(f"{share(parity['category_share'])} of tokens in the same category")
     if "psnr" in parity:

@@ -11,7 +11,6 @@ from torch import Tensor
 from lpnsr.export.check.run_onnx import Run, Values
 from lpnsr.export.graph.composing import CATEGORY
 from lpnsr.export.graph.unroll import LATENT
-from lpnsr.kernels.recurrence import END
 from lpnsr.models.categories import watched
 from lpnsr.models.chain import Chain
 from lpnsr.models.presets import Preset, Tolerance
@@ -43,18 +42,21 @@ def tensors(values: Values) -> tuple[Tensor, Tensor]:
     return lr, torch.from_numpy(values["noise"]) if "noise" in values else lr.new_empty(0)
 
 
-def measure(chain: Chain, run: Run, values: Values) -> Parity:
+def measure(chain: Chain, run: Run, values: Values, same_codes: bool = False) -> Parity:
     """Run a graph with the outputs `sr` and `x_0` and the eager chain on the same input.
 
     Args:
         chain: the eager chain, float32.
         run: runs the graph.
         values: from `random_input`.
+        same_codes: whether the eager chain decodes the codes that the graph has decided on, where
+            there is a codebook. Then a near-tie that falls differently counts in `code_share`
+            alone, and not in all of the picture that the decoder makes of this code.
 
     Returns:
         `x0_relative_l2`, `sr_close_share` (share of values within 1/255 of the range),
-        `sr_near_share` (within 2/255), `sr_psnr`
-        (dB, against a range of 2) and, where a network sorts tokens into categories,
+        `sr_near_share` (within 2/255), `sr_psnr` (dB, against a range of 2); with `same_codes`,
+        `code_share` (share of equal codes); where a network sorts tokens into categories,
         `category_share` (share of equal ones, least of all layers). A near-tie that falls
         differently moves all tokens after it, so what follows is compared on equal categories.
     """
@@ -69,13 +71,19 @@ def measure(chain: Chain, run: Run, values: Values) -> Parity:
 
     with torch.no_grad(), watched(chain, decide):
         expected = chain.run(*tensors(values))
+    more = {"category_share": min(shares)} if shares else {}
+    if same_codes and chain.codebook:
+        (name,) = chain.codebook.outputs
+        codes = torch.from_numpy(found[name])
+        more["code_share"] = float((codes == expected[name]).all(dim=1).float().mean())
+        expected["sr"] = _decode(chain, codes)
     x0, sr = expected["state"].numpy(), expected["sr"].numpy()
     return {
         "x0_relative_l2": float(np.linalg.norm(found[LATENT] - x0) / np.linalg.norm(x0)),
         "sr_close_share": float((np.abs(found["sr"] - sr) <= CLOSE).mean()),
         "sr_near_share": float((np.abs(found["sr"] - sr) <= NEAR).mean()),
         "sr_psnr": psnr(found["sr"], sr),
-        **({"category_share": min(shares)} if shares else {}),
+        **more,
     }
 
 
@@ -84,14 +92,25 @@ def measure_decoder(chain: Chain, run: Run, latent: np.ndarray) -> Parity:
 
     Returns:
         `decoder_psnr` (dB, against a range of 2).
+
+    Raises:
+        ValueError: the chain decides nothing after its last step.
     """
-    decide, decode = (stage for stage in chain.stages if stage.phase == END)
-    step = chain.updates()[-1]
+    codebook = chain.codebook
+    if codebook is None:
+        raise ValueError("the chain has no codebook")
     with torch.no_grad():
-        codes = chain.compute(decide, step, torch.from_numpy(latent))
-        (expected,) = chain.compute(decode, step, *codes)
-    found, *_ = run({decide.outputs[0]: codes[0].numpy()}).values()  # it may have several names
-    return {"decoder_psnr": psnr(found, expected.numpy())}
+        (codes,) = chain.compute(codebook, chain.updates()[-1], torch.from_numpy(latent))
+    expected = _decode(chain, codes).numpy()
+    found, *_ = run({codebook.outputs[0]: codes.numpy()}).values()  # it may have several names
+    return {"decoder_psnr": psnr(found, expected)}
+
+
+def _decode(chain: Chain, codes: Tensor) -> Tensor:
+    """What the last stage makes of codes."""
+    with torch.no_grad():
+        (picture,) = chain.compute(chain.stages[-1], chain.updates()[-1], codes)
+    return picture
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> Parity:
@@ -123,6 +142,11 @@ def check(parity: Parity, tolerance: Tolerance) -> None:
         raise ParityError(
             f"only {share:.2%} of the exported graph's output is within 1/255 of eager PyTorch, "
             f"less than {tolerance.close_share:.2%}"
+        )
+    if not parity.get("code_share", 1.0) >= tolerance.code_share:
+        raise ParityError(
+            f"the exported graph decides on only {parity['code_share']:.2%} of the codes of eager "
+            f"PyTorch, less than {tolerance.code_share:.2%}"
         )
     _check_categories(parity, tolerance)
 

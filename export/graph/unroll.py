@@ -37,7 +37,7 @@ def unroll(
         none, and what stages give that are called once for a picture, and the output `sr`
         (B, 3, scale·h, scale·w), all float32. Inside, the first value of each name has this name
         (see `ends`), the last state is `x_0`, and there is a `category_k` (B, n) int64 for each
-        time that a network sorts tokens; `show` makes these outputs as well, for verification.
+        time that a network sorts tokens; `show` makes outputs of what verification looks at.
     """
     composer = Composer(chain, preset, traced, batch, tile)
     inputs = composer.inputs(graph_inputs(preset))
@@ -53,12 +53,14 @@ def graph_inputs(preset: Preset) -> list[str]:
     return ["lr", *noise, *(name for stage in stages for name in stage.outputs)]
 
 
-def show(model: ir.Model) -> None:
-    """Make `x_0` and every `category_k` that is in a graph an output of it."""
+def show(model: ir.Model, chain: Chain) -> None:
+    """Make outputs of `x_0`, of every `category_k` and of the codes, where a graph has them."""
     values = {name_of(value): value for node in model.graph for value in node.outputs}
-    latents = [value for name, value in values.items() if name == LATENT]
+    decided = [name for stage in (chain.codebook,) if stage for name in stage.outputs]
+    inner = [values[name] for name in (LATENT, *decided) if name in values]
     categories = [value for name, value in values.items() if name.startswith(CATEGORY)]
-    model.graph.outputs.extend([*latents, *categories])
+    shown = [value for value in (*inner, *categories) if not value.is_graph_output()]
+    model.graph.outputs.extend(shown)
 
 
 def ends(stage: Stage) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,7 +11,7 @@ import pytest
 from selection import slow_but
 
 from lpnsr.export import pack
-from lpnsr.export.check import parity, run_onnx
+from lpnsr.export.check import parity, run_onnx, verify
 from lpnsr.export.check.verify import ParityError, check
 from lpnsr.export.pack import stages
 from lpnsr.models.presets import Tolerance
@@ -173,13 +173,32 @@ def test_what_is_no_bundle_is_never_touched(export, tmp_path, force):
         ({"x0_relative_l2": float("nan")}, "x_0 of the exported graph is nan"),
         ({"sr_close_share": 0.9899}, "only 98.99% .* less than 99.00%"),
         ({"sr_close_share": float("nan")}, "only nan%"),
+        ({"code_share": 0.9899}, "only 98.99% of the codes"),
     ],
 )
 def test_figures_out_of_tolerance(figures, complaint):
-    good = {"x0_relative_l2": 1e-4, "sr_close_share": 0.99}
+    good = {"x0_relative_l2": 1e-4, "sr_close_share": 0.99, "code_share": 0.99}
     check(good, Tolerance())
     with pytest.raises(ParityError, match=complaint):
         check({**good, **figures}, Tolerance())
+
+
+def test_a_code_that_falls_differently(micro):
+    """It counts as one code; the picture is compared on the codes that the graph has chosen."""
+    chain, values = micro.chain, verify.random_input(micro.preset, *SMALL, seed=3)
+    book = chain.network("autoencoder").quantize["embedding"].weight
+
+    def run(given):
+        found = chain.run(*verify.tensors(given))
+        codes = found["quantized"].clone()
+        codes[0, :, 5, 7] = book[(book[:, 0] == codes[0, 0, 5, 7]).int().argmin()]
+        sr = chain.compute(chain.stages[-1], chain.updates()[-1], codes)[0]
+        return {"x_0": found["state"].numpy(), "quantized": codes.numpy(), "sr": sr.numpy()}
+
+    parity = verify.measure(chain, run, values, same_codes=True)
+    assert parity["code_share"] == pytest.approx(1 - 1 / 256)
+    assert (parity["sr_close_share"], parity["sr_psnr"]) == (1, 200)
+    assert verify.measure(chain, run, values)["sr_psnr"] < 60
 
 
 def test_verification_needs_an_engine(export, tmp_path, monkeypatch):
