@@ -105,6 +105,7 @@ def build_chain(preset: Preset, folder: Path | None) -> tuple[Chain, str]:
         return chain, "given weights" if folder else "its own weights"
     chain = preset.build()
     deterministic.fill(chain)
+    chain.prepare()
     return chain, "deterministic weights, which do not affect speed"
 
 

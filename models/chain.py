@@ -123,6 +123,17 @@ class Chain(nn.Module):
         steps = self.schedule.updates()
         return [replace(step, predicted=step.predicted and predicts) for step in steps]
 
+    def prepare(self) -> None:
+        """Let networks keep what they need of one another, once they have their weights.
+
+        DM-SR's denoiser so keeps what it makes of the prompt. To be called again when the weights
+        have changed.
+        """
+        with torch.no_grad():
+            for stage in self.stages:
+                if stage.prepare:
+                    stage.prepare(*self.networks(stage))
+
     def replaced(self, **parts: Recurrence | nn.Module | None) -> Chain:
         """A chain with other attributes; the rest is shared."""
         changed = copy.copy(self)

@@ -69,6 +69,9 @@ class CrossAttention(Attention):
     keys and values as constants, and neither the context nor what makes them of it.
     """
 
+    key: Tensor | None
+    value: Tensor | None
+
     def __init__(self, *sizes: int) -> None:
         super().__init__(*sizes)
         for name in ("key", "value"):
@@ -79,7 +82,13 @@ class CrossAttention(Attention):
         self.key, self.value = self.to_k(context), self.to_v(context)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """(B, N, C) -> (B, N, C).
+
+        Raises:
+            LookupError: there is no context yet.
+        """
+        if self.key is None or self.value is None:
+            raise LookupError("the network was told no context: call its chain's `prepare`")
         return self.attend(tokens, self.key, self.value)
 
 
@@ -214,11 +223,6 @@ class DiffusionUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, CrossAttention):
                 module.attend_to(context)
-
-    @property
-    def has_context(self) -> bool:
-        """Whether the network was told its context."""
-        return all(m.key is not None for m in self.modules() if isinstance(m, CrossAttention))
 
     def modulation(self, timestep: Tensor) -> list[Tensor]:
         """What a timestep (B,) contributes: a shift (B, C, 1, 1) for each residual block."""

@@ -155,8 +155,9 @@ def dm_sr(roles: Collection[str]) -> tuple[Stage, ...]:
             conditioned,
             ("scaled", "timestep"),
             ("x0",),
-            decompose,
+            _decompose,
             folded=True,
+            prepare=_tell_prompt,
         ),
         Stage("decoder", END, ("decoder",), ("state",), ("sr",), _decode),
     )
@@ -172,18 +173,18 @@ def _encode(
     return decomposition.start(encoder(picture, estimate.round()))
 
 
-def decompose(
+def _tell_prompt(_: Decomposition, unet: DiffusionUNet, text: TextTower) -> None:
+    unet.attend_to(text())
+
+
+def _decompose(
     decomposition: Decomposition,
     unet: DiffusionUNet,
-    text: TextTower,
+    _: TextTower,
     state: Tensor,
     estimate: Tensor,
     told: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """A step with the prompt's embedding as the UNet's context, which is computed only once."""
-    if not unet.has_context:
-        with torch.no_grad():
-            unet.attend_to(text())
     return decomposition(unet, state, estimate, *told)
 
 

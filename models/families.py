@@ -78,6 +78,8 @@ class Stage:
         precise: whether it decides something that has near-ties, and so stays float32 whatever the
             other stages compute in.
         graph: name of the stage in whose graph it is if each has a graph of its own.
+        prepare: lets one of the networks keep what it needs of another, whose weights are loaded;
+            takes the networks (see `lpnsr.models.chain.Chain.prepare`).
     """
 
     name: str
@@ -89,6 +91,7 @@ class Stage:
     folded: bool = False
     precise: bool = False
     graph: str = ""
+    prepare: Callable[..., None] | None = None
 
     def __call__(self, networks: Sequence[nn.Module], *arguments: object) -> tuple[Tensor, ...]:
         """The outputs.

@@ -78,7 +78,7 @@ def _option(role: str) -> str:
 
 
 def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
-    """The preset's chain with the weights of `files` (by role).
+    """The preset's chain with the weights of `files` (by role), prepared.
 
     Raises:
         CheckpointError: files are missing, or one is unreadable or of another network.
@@ -88,4 +88,5 @@ def load_chain(preset: Preset, files: Mapping[str, Path]) -> Chain:
     chain = preset.build()
     for role, file in files.items():
         load_network(chain.network(role), file, role, preset.networks[role].source)
+    chain.prepare()
     return chain

@@ -31,6 +31,7 @@ def random_model(preset, folder):
     chain = preset.build()
     for parameter in chain.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
+    chain.prepare()
     for role, network in preset.networks.items():
         file = folder / network.files[0]
         file.parent.mkdir(exist_ok=True)

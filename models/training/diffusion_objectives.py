@@ -23,8 +23,7 @@ from lpnsr.models.bicubic import Bicubic
 from lpnsr.models.chain import Chain
 from lpnsr.models.checkpoints import load_weights, read_weights
 from lpnsr.models.diffusion_unet import DiffusionUNet
-from lpnsr.models.dm_sr import Decomposition, decompose
-from lpnsr.models.text_tower import TextTower
+from lpnsr.models.dm_sr import Decomposition
 from lpnsr.models.timestep_estimator import TIMESTEPS
 from lpnsr.models.training.losses import perceptual_loss
 
@@ -72,8 +71,7 @@ def encoding(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor, Tens
     decomposition, unet = _decomposition(chain), denoiser(chain)
     told = decomposition.modulation(timestep.new_full((1,), decomposition.steps))
     state = decomposition.start(noisy)
-    prompt = text_encoder(chain)
-    found, noise = decompose(decomposition, unet, prompt, state, timestep, told).chunk(2, dim=1)
+    found, noise = decomposition(unet, state, timestep, *told).chunk(2, dim=1)
     predict = partial(_predict, chain)
     with torch.no_grad():
         anywhere = torch.randint(1, TIMESTEPS + 1, timestep.shape, device=lr.device)
@@ -104,11 +102,6 @@ def _predict(chain: Chain, clean: Tensor, noise: Tensor, timestep: Tensor) -> Te
 def denoiser(chain: Chain) -> DiffusionUNet:
     """The denoiser of a chain of DM-SR."""
     return cast(DiffusionUNet, chain.network("denoiser"))
-
-
-def text_encoder(chain: Chain) -> TextTower:
-    """The text encoder of a chain of DM-SR."""
-    return cast(TextTower, chain.network("text_encoder"))
 
 
 def _decomposition(chain: Chain) -> Decomposition:

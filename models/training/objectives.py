@@ -123,9 +123,8 @@ def _diffusion_stage(name: str, chain: Chain, preset: Preset, config: StageConfi
         distance = diffusion_objectives.distance(device)
         predict = partial(diffusion_objectives.estimation, chain, distance)
         return Objective(network, predict, nn.Identity(), chain.network("pre_upsampler"))
-    with torch.no_grad():  # here and not under autocast, as it is kept
-        unet = diffusion_objectives.denoiser(chain)
-        unet.attend_to(diffusion_objectives.text_encoder(chain)())
+    chain.prepare()  # here and not under autocast, as it is kept
+    unet = diffusion_objectives.denoiser(chain)
     decoder = chain.network("decoder")
     if config.checkpoint_activations:
         for module in (unet, network):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dm_sr import AUTOENCODER, PRESET, TEXT, UNET
+from dm_sr import AUTOENCODER, PRESET, TEXT
 from PIL import Image
 from safetensors.torch import save_file
 from small import MICRO, random_model
@@ -14,7 +14,6 @@ from torch import nn
 from lpnsr.benchmarks import deterministic
 from lpnsr.models.autoencoder_kl import OLD_NAMES
 from lpnsr.models.checkpoints import CheckpointError, load_network
-from lpnsr.models.diffusion_unet import DiffusionUNet
 from lpnsr.models.dm_sr import Decomposition, signal_shares
 from lpnsr.models.presets import PresetError, get_preset
 from lpnsr.models.text_tower import TextTower
@@ -204,11 +203,21 @@ def test_the_prompt_fills_the_context():
     assert tower.prompt[0] == 49406 and tower.prompt[-1] == tower.vocabulary - 1
 
 
-def test_the_context_is_needed_and_kept():
-    unet = DiffusionUNet(UNET)
-    assert not unet.has_context
-    unet.attend_to(torch.randn(1, 3, UNET.context_channels))
-    assert unet.has_context
+def test_the_context_is_needed_and_kept(model):
+    """It is what the text tower made of the prompt when the chain was prepared, until it is again.
+
+    No call changes a chain.
+    """
+    unprepared = PRESET.build()
+    with pytest.raises(LookupError, match="told no context"):
+        run(unprepared)
+    chain = load_chain(PRESET, find_weights(PRESET, model.weights))
+    unet, before = chain.denoiser, run(chain)["sr"]
+    with torch.no_grad():
+        chain.text_encoder.text_model["final_layer_norm"].bias += 1
+    assert torch.equal(run(chain)["sr"], before)
+    chain.prepare()
+    assert not torch.equal(run(chain)["sr"], before)
     assert not any(name.endswith((".key", ".value")) for name in unet.state_dict())
     assert AUTOENCODER.scaling == 0.18215
 
@@ -246,6 +255,7 @@ def test_two_tilings_differ_no_more_than_those_of_lpnsr(kind):
         chain = preset.build()
         with torch.no_grad():
             deterministic.fill(chain)
+        chain.prepare()
         one, other = (tiled(preset, chain, picture, tile, **given) for tile in (64, 32))
         differences.append(np.abs(one - other).mean())
     print(f"levels between two tilings: DM-SR {differences[0]:.1f}, LPNSR {differences[1]:.1f}")
