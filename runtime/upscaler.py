@@ -114,14 +114,14 @@ class Upscaler:
         self._shares = self._divided()
 
     def _divided(self) -> int:
-        """Shares of the engine's threads, one for each of the pictures that memory suffices for."""
+        """Shares of the engine's threads, one for each of the tiles that memory suffices for."""
         if self.backend.threads == 1 or any(graph.batch > 1 for graph in self._graphs):
-            return 1  # in the second case pictures share batches instead
+            return 1  # in the second case tiles share batches instead
         largest = max(pool.estimate(self.bundle, graph) for graph in self._graphs)
         return max(1, min(self.backend.threads, self.description.memory // largest))
 
-    def _load(self, graph: Graph, beside: bool) -> Session:
-        backend = self.backend.share(self._shares) if beside else self.backend
+    def _load(self, graph: Graph, divided: bool) -> Session:
+        backend = self.backend.divided(self._shares) if divided else self.backend
         return backend.load(self.bundle, graph)
 
     @property
@@ -129,7 +129,7 @@ class Upscaler:
         """Small pictures to upscale at the same time.
 
         Where batches have several tiles, as many as fill two of them: while one is computed, the
-        other gathers. Else as many as compute faster side by side, each on a share of the threads.
+        other gathers. Else as many as the engine computes tiles side by side.
         """
         batch = min(graph.batch for graph in self._graphs)
         return 2 * batch if batch > 1 else self._shares
@@ -291,7 +291,7 @@ class Upscaler:
             np.dtype(dtype),
             lambda done: report(done, len(tiles)),
         )
-        with self._sessions.use(chosen.graph, self._shares > 1) as session:
+        with self._sessions.use(chosen.graph, self._shares > 1, len(tiles) > 1) as session:
             task.report(0)
             try:
                 yield from session.bands(task)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +25,11 @@ _BAND = 128
 
 _COPIES, _CORRECTION = 4, 6
 """Output rows held at once, in heights of a tile and of a colour-corrected band."""
+
+
+Result = np.ndarray | str
+"""Of a tile: float32 (3, scale·h, scale·w); what may help where the values are not finite."""
+Results = list[Result]
 
 
 @dataclass(frozen=True)
@@ -47,14 +54,36 @@ class HostSession(Session):
     Args:
         bundle: of the graph.
         graph: what is loaded.
+        lanes: batches that are computed at the same time, of one picture or of several.
 
     Attributes:
         batches: where the pictures of several threads share batches.
     """
 
-    def __init__(self, bundle: Bundle, graph: Graph) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, lanes: int = 1) -> None:
         super().__init__(bundle, graph)
-        self.batches: Batches[TileInput, np.ndarray | str] = Batches(graph.batch)
+        self._lanes = lanes
+        self._executor = ThreadPoolExecutor(lanes, "tiles") if lanes > 1 else None
+        self.batches: Batches[TileInput, Result] = Batches(graph.batch)
+
+    def side_by_side(
+        self, groups: Iterable[Sequence[Tile]], upscale: Callable[[Sequence[Tile]], Results]
+    ) -> Iterator[Results]:
+        """What `upscale` makes of groups of tiles, in order; some are ahead of the others."""
+        if self._executor is None:
+            yield from map(upscale, groups)
+            return
+        ahead: deque[Future[Results]] = deque()
+        try:
+            for group in groups:
+                ahead.append(self._executor.submit(upscale, group))
+                if len(ahead) > self._lanes:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
 
     def run_precisely(self, lr: np.ndarray, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
         """The same as `run` at the highest precision that the engine has.
@@ -95,7 +124,7 @@ def memory(graph: Graph, size: tuple[int, int], scale: int) -> int:
 
 
 def _upscaled(session: HostSession, task: Task) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Each tile with its upscaled pixels (scale·h, scale·w, 3), computed batch by batch.
+    """Each tile with its upscaled pixels (scale·h, scale·w, 3), in order.
 
     Pictures that other threads upscale meanwhile may share the batches.
 
@@ -103,30 +132,35 @@ def _upscaled(session: HostSession, task: Task) -> Iterator[tuple[Tile, np.ndarr
         NotFiniteError: a tile's values are not finite.
     """
     given, compute = _given(session, task), partial(_compute, session)
-    for first, group in _groups(task, session.graph.batch):
+
+    def upscale(group: Sequence[Tile]) -> Results:
         inputs = [TileInput(_lr(tile, task), _noise(session, tile, task), given) for tile in group]
-        results = session.batches.run(inputs, compute)
-        task.report(first + len(group))
-        for number, (tile, result) in enumerate(zip(group, results, strict=True), first):
+        return session.batches.run(inputs, compute)
+
+    done, groups = 0, _groups(task, session.graph.batch)
+    for results in session.side_by_side(groups, upscale):
+        first, done = done, done + len(results)
+        task.report(done)
+        for number, result in enumerate(results, first):
             if isinstance(result, str):
                 raise NotFiniteError(number, result)
-            yield tile, result.transpose(1, 2, 0)
+            yield task.tiles[number], result.transpose(1, 2, 0)
 
 
-def _compute(session: HostSession, inputs: Sequence[TileInput]) -> list[np.ndarray | str]:
+def _compute(session: HostSession, inputs: Sequence[TileInput]) -> Results:
     """Upscale one batch of tiles, or fewer.
 
     A tile's result does not depend on the others: if values are not finite, only what they belong
     to is taken from a computation at a higher precision.
 
     Returns:
-        float32 (3, scale·h, scale·w) for each tile; what may help where one is not finite even so.
+        a result for each tile.
     """
     filled = [*inputs, *[inputs[-1]] * (session.graph.batch - len(inputs))]
     lr = np.stack([tile.lr for tile in filled])
     noise = np.stack([tile.noise for tile in filled], axis=1)
     given = {name: np.stack([tile.given[name] for tile in filled]) for name in session.graph.given}
-    results: list[np.ndarray | str] = [*session.run(lr, noise, **given)[: len(inputs)]]
+    results: Results = [*session.run(lr, noise, **given)[: len(inputs)]]
     bad = [number for number, sr in enumerate(results) if not np.isfinite(sr).all()]
     if not bad:
         return results
@@ -139,17 +173,17 @@ def _compute(session: HostSession, inputs: Sequence[TileInput]) -> list[np.ndarr
     return results
 
 
-def _groups(task: Task, batch: int) -> Iterator[tuple[int, Sequence[Tile]]]:
-    """The picture's tiles batch by batch, with the number of the first one."""
+def _groups(task: Task, batch: int) -> Iterator[Sequence[Tile]]:
+    """The picture's tiles batch by batch."""
     for first in range(0, len(task.tiles), batch):
-        yield first, task.tiles[first : first + batch]
+        yield task.tiles[first : first + batch]
 
 
 def _given(session: HostSession, task: Task) -> dict[str, np.ndarray]:
     """What the graph takes of the whole picture: the mean of what its tiles give."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in session.graph.given}
     batch = session.graph.batch
-    for _, group in _groups(task, batch) if found else ():
+    for group in _groups(task, batch) if found else ():
         cuts = [_lr(tile, task) for tile in group]
         lr = np.stack([*cuts, *[cuts[-1]] * (batch - len(cuts))])
         for name, values in session.estimate(lr).items():

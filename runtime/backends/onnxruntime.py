@@ -40,6 +40,7 @@ class OnnxRuntime(Backend):
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
+        lanes: batches of a picture that are computed at the same time.
 
     Raises:
         BackendError: ONNX Runtime is not installed.
@@ -47,7 +48,7 @@ class OnnxRuntime(Backend):
 
     _extra = "cpu"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, lanes: int = 1) -> None:
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -62,21 +63,21 @@ class OnnxRuntime(Backend):
             for kind in vars(native).values()
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
-        self._threads = threads or 0
+        self._threads, self._lanes = threads or 0, lanes
 
     @property
     def threads(self) -> int:
         """See `Backend.threads`."""
         return self._threads or _cores()
 
-    def share(self, count: int) -> Backend:
-        """See `Backend.share`."""
-        return type(self)(self.threads // count)
+    def divided(self, count: int) -> Backend:
+        """See `Backend.divided`."""
+        return type(self)(self.threads // count, count)
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
         parts = self._load_parts(bundle, graph)
-        return OnnxRuntimeSession(bundle, graph, parts, self._threads, self._errors)
+        return OnnxRuntimeSession(bundle, graph, parts, self._threads, self._errors, self._lanes)
 
     def _load_parts(self, bundle: Bundle, graph: Graph) -> dict[str, Any]:
         """File name -> ONNX Runtime's session of it."""
@@ -123,8 +124,9 @@ class OnnxRuntimeSession(HostSession):
         parts: Mapping[str, Any],
         threads: int,
         errors: tuple[type[Exception], ...],
+        lanes: int = 1,
     ) -> None:
-        super().__init__(bundle, graph)
+        super().__init__(bundle, graph, lanes)
         self._parts, self._threads, self._errors = parts, threads, errors
 
     def estimate(self, lr: np.ndarray) -> dict[str, np.ndarray]:

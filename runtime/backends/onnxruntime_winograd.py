@@ -50,13 +50,14 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
+        lanes: batches of a picture that are computed at the same time.
 
     Raises:
         BackendError: ONNX Runtime is not installed, or the convolutions were not built.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int | None = None, lanes: int = 1) -> None:
+        super().__init__(threads, lanes)
         if library() is None:
             raise BackendError(
                 "lpnsr was installed without its compiled convolutions; use --backend onnxruntime, "

@@ -60,7 +60,7 @@ def test_bound_tensors_carry_every_batch(provider, bundle):
 def test_a_gpu_is_not_divided(provider, bundle):
     model = Upscaler.from_bundle(bundle, backend="onnxruntime-cuda", batch=1)
     assert model.parallel == 1
-    assert model.backend.share(2) is model.backend
+    assert model.backend.divided(2) is model.backend
     assert len(provider) == 0  # nothing is loaded before a picture is there
 
 

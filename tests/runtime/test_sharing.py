@@ -90,8 +90,8 @@ def pool_of(limit, fails=()):
     """Each graph takes one byte; lists what is loaded, which may fail some times."""
     loaded, fails = [], list(fails)
 
-    def load(graph, beside):
-        loaded.append(graph.file + " beside" * beside)
+    def load(graph, divided):
+        loaded.append(graph.file + " divided" * divided)
         if fails and fails.pop(0):
             raise MemoryError
         return SimpleNamespace(graph=graph)
@@ -125,15 +125,24 @@ def test_what_is_in_use_stays():
 def test_company_uses_another_session():
     sessions, loaded = pool_of(9)
     a, b, _ = graphs(3)
-    with sessions.use(a, shares=True), sessions.use(b, shares=True), sessions.use(a):
+    with sessions.use(a, divisible=True), sessions.use(b, divisible=True), sessions.use(a):
         use(sessions, b)
-    with sessions.use(a, shares=True):
+    with sessions.use(a, divisible=True):
         pass
-    assert loaded == ["0.onnx", "1.onnx beside", "1.onnx"]
+    assert loaded == ["0.onnx", "1.onnx divided", "1.onnx"]
+
+
+def test_several_tiles_are_company():
+    sessions, loaded = pool_of(9)
+    (a,) = graphs(1)
+    for divisible, several in ((True, True), (True, False), (False, True)):
+        with sessions.use(a, divisible, several):
+            pass
+    assert loaded == ["0.onnx divided", "0.onnx"]
 
 
 @pytest.mark.parametrize(("memory", "shares"), [(2**30, 3), (2 * 150_000_000, 2), (0, 1)])
-def test_pictures_divide_the_threads_as_far_as_memory_allows(tmp_path, memory, shares, monkeypatch):
+def test_tiles_divide_the_threads_as_far_as_memory_allows(tmp_path, memory, shares, monkeypatch):
     folder = write_bundle(tmp_path / "toy", batches=(1,))
     options = {"backend": "onnxruntime", "threads": 3}
     model = Upscaler.from_bundle(folder, memory=memory, **options)
@@ -152,9 +161,48 @@ def test_pictures_divide_the_threads_as_far_as_memory_allows(tmp_path, memory, s
     bands = model.bands(large, dtype=np.uint8)
     parts = [next(bands)]
     np.testing.assert_array_equal(model.upscale(small), expected[1])
-    assert threads == [3, 3 // shares]
+    assert threads == [3 // shares] * 2
     np.testing.assert_array_equal(np.concatenate([*parts, *bands]), expected[0])
+    np.testing.assert_array_equal(model.upscale(small), expected[1])
+    assert threads[2:] == ([] if shares == 1 and memory else [3])
     np.testing.assert_array_equal(model.upscale([small, large, small])[1], expected[0])
+
+
+@pytest.fixture
+def lanes(tmp_path, monkeypatch):
+    """A model of one graph that computes two tiles at a time."""
+    model = Upscaler(Description(write_bundle(tmp_path / "toy", batches=(1,)), tile=(32, 32)))
+    engine = Grey(lanes=2)
+    monkeypatch.setattr(model, "backend", engine)
+    monkeypatch.setattr(model, "_shares", 2)
+    return model, engine
+
+
+def test_tiles_of_a_picture_are_computed_side_by_side(lanes, monkeypatch):
+    model, engine = lanes
+    together, picture = threading.Barrier(2), photo(32, 56)  # two tiles
+
+    def run(lr, noise):
+        together.wait(60)  # breaks where only one is computed at a time
+        return np.repeat(np.repeat(lr, 4, axis=2), 4, axis=3)
+
+    monkeypatch.setattr(engine, "run", run)
+    found = model.upscale(picture, color_fix=False)
+    expected = np.repeat(np.repeat(picture, 4, axis=0), 4, axis=1)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_tile_that_fails_ends_the_picture(lanes, monkeypatch):
+    model, engine = lanes
+
+    def run(lr, noise):
+        engine.calls.append(lr)
+        raise BackendError("the engine fails")
+
+    monkeypatch.setattr(engine, "run", run)
+    with pytest.raises(BackendError, match="the engine fails"):
+        model.upscale(photo(300, 300))
+    assert len(engine.calls) <= 4  # of many tiles: those that had begun
 
 
 def test_batches_of_several_tiles_are_shared_instead(bundle):

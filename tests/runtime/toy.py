@@ -203,8 +203,14 @@ def photo(height: int, width: int) -> np.ndarray:
 class Grey(Backend):
     """A backend that returns grey and notes its inputs."""
 
-    def __init__(self):
-        self.calls, self.loaded = [], []
+    threads = 1
+
+    def __init__(self, lanes=1):
+        self.calls, self.loaded, self.lanes = [], [], lanes
+
+    def divided(self, count):
+        """Itself, for as many batches at a time as were asked for."""
+        return self
 
     def load(self, bundle, graph):
         self.loaded.append(graph)
@@ -224,7 +230,7 @@ class Grey(Backend):
 
 class GreySession(HostSession):
     def __init__(self, backend, bundle, graph):
-        super().__init__(bundle, graph)
+        super().__init__(bundle, graph, backend.lanes)
         self.run, self.run_precisely = backend.run, backend.run_precisely
 
     def run(self, lr, noise):
