@@ -91,9 +91,13 @@ def real_esrgan(roles: Collection[str]) -> tuple[Stage, ...]:
     """
     return (
         Stage("pre_upsampler", START, ("pre_upsampler",), ("lr",), ("y",), _upsample),
-        Stage("limit", END, (), ("state",), ("sr",), lambda state: state.clamp(-1, 1)),
+        Stage("limit", END, (), ("state",), ("sr",), _limit),
     )
 
 
 def _upsample(network: nn.Module, lr: Tensor) -> Tensor:
     return network((lr + 1) / 2) * 2 - 1
+
+
+def _limit(state: Tensor) -> Tensor:
+    return state.clamp(-1, 1)

@@ -1,8 +1,11 @@
 """The eager chain on small networks: what it calls, and with what."""
 
+import pickle
+
 import pytest
 import torch
 
+from lpnsr.models import presets
 from lpnsr.models.chain import Chain
 from lpnsr.models.codecs import PixelCodec
 from lpnsr.models.families import residual_shift
@@ -112,3 +115,9 @@ def test_pixel_codec_is_lossless():
     codec = PixelCodec()
     assert codec.encode(picture).shape == (2, 48, 2, 4)
     assert codec.decode(codec.encode(picture)).equal(picture)
+
+
+@pytest.mark.parametrize("preset", [*presets.PRESETS.values()], ids=[*presets.PRESETS])
+def test_a_process_can_be_given_the_stages(preset):
+    """As benchmarks do, which start eager PyTorch in a process of its own."""
+    assert pickle.loads(pickle.dumps(preset.stages)) == preset.stages
