@@ -111,17 +111,17 @@ class Upscaler:
         self._sessions = pool.SessionPool(
             self._load, partial(pool.estimate, bundle), description.memory
         )
-        self._lanes = self._most_lanes()
+        self._shares = self._divided()
 
-    def _most_lanes(self) -> int:
-        """How many tiles the engine should compute at the same time, as far as memory suffices."""
+    def _divided(self) -> int:
+        """Shares of the engine's threads, one for each of the tiles that memory suffices for."""
         if self.backend.threads == 1 or any(graph.batch > 1 for graph in self._graphs):
             return 1  # in the second case tiles share batches instead
         largest = max(pool.estimate(self.bundle, graph) for graph in self._graphs)
         return max(1, min(self.backend.threads, self.description.memory // largest))
 
-    def _load(self, graph: Graph) -> Session:
-        backend = self.backend.shared(self._lanes) if self._lanes > 1 else self.backend
+    def _load(self, graph: Graph, divided: bool) -> Session:
+        backend = self.backend.divided(self._shares) if divided else self.backend
         return backend.load(self.bundle, graph)
 
     @property
@@ -132,7 +132,7 @@ class Upscaler:
         other gathers. Else as many as the engine computes tiles side by side.
         """
         batch = min(graph.batch for graph in self._graphs)
-        return 2 * batch if batch > 1 else self._lanes
+        return 2 * batch if batch > 1 else self._shares
 
     @classmethod
     def from_bundle(cls, path: str | Path = BUILTIN, **options: Any) -> Upscaler:
@@ -291,7 +291,7 @@ class Upscaler:
             np.dtype(dtype),
             lambda done: report(done, len(tiles)),
         )
-        with self._sessions.use(chosen.graph) as session:
+        with self._sessions.use(chosen.graph, self._shares > 1, len(tiles) > 1) as session:
             task.report(0)
             try:
                 yield from session.bands(task)

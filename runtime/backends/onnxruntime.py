@@ -40,7 +40,7 @@ class OnnxRuntime(Backend):
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
-        lanes: batches that are computed at the same time.
+        lanes: batches of a picture that are computed at the same time.
 
     Raises:
         BackendError: ONNX Runtime is not installed.
@@ -70,9 +70,9 @@ class OnnxRuntime(Backend):
         """See `Backend.threads`."""
         return self._threads or _cores()
 
-    def shared(self, count: int) -> Backend:
-        """See `Backend.shared`."""
-        return type(self)(self._threads, count)
+    def divided(self, count: int) -> Backend:
+        """See `Backend.divided`."""
+        return type(self)(self.threads // count, count)
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:
         """Read the graph and prepare it for the CPU; see `Backend.load`."""
@@ -104,8 +104,6 @@ class OnnxRuntime(Backend):
         options.execution_mode = self._engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._engine.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        if self._lanes > 1:  # threads that wait for work would keep the other lanes from theirs
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
     def _open(self, path: str, options: Any) -> Any:

@@ -72,8 +72,8 @@ class OnnxRuntimeCuda(OnnxRuntime):
         """See `Backend.threads`; a GPU computes one batch at a time."""
         return 1
 
-    def shared(self, count: int) -> OnnxRuntimeCuda:
-        """See `Backend.shared`; there are no threads to share."""
+    def divided(self, count: int) -> OnnxRuntimeCuda:
+        """See `Backend.divided`; there is nothing to divide."""
         return self
 
     def load(self, bundle: Bundle, graph: Graph) -> Session:

@@ -50,7 +50,7 @@ class OnnxRuntimeWinograd(onnxruntime.OnnxRuntime):
 
     Args:
         threads: CPU threads per operation; by default one per physical core.
-        lanes: batches that are computed at the same time.
+        lanes: batches of a picture that are computed at the same time.
 
     Raises:
         BackendError: ONNX Runtime is not installed, or the convolutions were not built.

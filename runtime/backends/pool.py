@@ -35,12 +35,14 @@ class _Entry:
 
     Attributes:
         size: bytes that it takes, estimated.
+        divided: whether it computes several batches at a time.
         users: how many threads and open generators use it.
         lock: held while it is loaded.
         session: None until it is loaded.
     """
 
     size: int
+    divided: bool
     users: int = 0
     lock: Lock = field(default_factory=Lock)
     session: Session | None = None
@@ -53,54 +55,65 @@ class SessionPool:
     alone exceed the limit.
 
     Args:
-        load: loads a graph.
+        load: loads a graph, to compute one batch at a time or several.
         measure: estimates the bytes that a graph takes.
         limit: most bytes that all graphs may take together.
     """
 
     def __init__(
-        self, load: Callable[[Graph], Session], measure: Callable[[Graph], int], limit: int
+        self, load: Callable[[Graph, bool], Session], measure: Callable[[Graph], int], limit: int
     ) -> None:
         self._load, self._measure, self._limit = load, measure, limit
-        self._entries: dict[tuple[str, ...], _Entry] = {}  # the most recently used last
+        # By files and whether it is divided; the most recently used last.
+        self._entries: dict[tuple[tuple[str, ...], bool], _Entry] = {}
         self._lock = Lock()
         self._closed = False
 
     @contextmanager
-    def use(self, graph: Graph) -> Iterator[Session]:
+    def use(
+        self, graph: Graph, divisible: bool = False, several: bool = False
+    ) -> Iterator[Session]:
         """Keep a graph loaded while the context is open.
+
+        Args:
+            graph: which one.
+            divisible: whether it can also compute several batches at a time. It does so while
+                others are in use, too.
+            several: whether there are several batches anyway.
 
         Raises:
             ValueError: the pool is closed.
             BackendError, MemoryError, BundleError: see `Backend.load`.
         """
-        entry = self._enter(graph)
+        entry = self._enter(graph, divisible, several)
         try:
             with entry.lock:
                 if entry.session is None:
-                    entry.session = self._loaded(graph)
+                    entry.session = self._loaded(graph, entry.divided)
             yield entry.session
         finally:
             with self._lock:
                 entry.users -= 1
                 self._trim()
 
-    def _enter(self, graph: Graph) -> _Entry:
+    def _enter(self, graph: Graph, divisible: bool, several: bool) -> _Entry:
         with self._lock:
             if self._closed:
                 raise ValueError("the upscaler is closed")
-            entry = self._entries.pop(graph.files, None) or _Entry(self._measure(graph))
-            self._entries[graph.files] = entry
+            has_company = several or any(entry.users for entry in self._entries.values())
+            key = graph.files, divisible and has_company
+            entry = self._entries.pop(key, None) or _Entry(self._measure(graph), key[1])
+            self._entries[key] = entry
             entry.users += 1
             self._trim()
             return entry
 
-    def _loaded(self, graph: Graph) -> Session:
+    def _loaded(self, graph: Graph, divided: bool) -> Session:
         try:
-            return self._load(graph)
+            return self._load(graph, divided)
         except MemoryError:
             self.release()
-            return self._load(graph)
+            return self._load(graph, divided)
 
     def release(self) -> None:
         """Drop all graphs that are not in use."""

@@ -82,11 +82,11 @@ class Backend(Protocol):
 
     @property
     def threads(self) -> int:
-        """Threads that batches which are computed at the same time can share."""
+        """Threads that batches which are computed at the same time can divide among themselves."""
         return 1
 
-    def shared(self, count: int) -> Backend:
-        """The same engine, but for `count` batches at a time, which share its threads."""
+    def divided(self, count: int) -> Backend:
+        """The same engine, but for `count` batches at a time, each on its share of the threads."""
         return self
 
     def check(self, bundle: Bundle, graphs: Sequence[Graph]) -> None:

@@ -57,10 +57,10 @@ def test_bound_tensors_carry_every_batch(provider, bundle):
         session.run(lr[:, :2], noise)
 
 
-def test_a_gpu_has_no_threads_to_share(provider, bundle):
+def test_a_gpu_is_not_divided(provider, bundle):
     model = Upscaler.from_bundle(bundle, backend="onnxruntime-cuda", batch=1)
     assert model.parallel == 1
-    assert model.backend.shared(2) is model.backend
+    assert model.backend.divided(2) is model.backend
     assert len(provider) == 0  # nothing is loaded before a picture is there
 
 

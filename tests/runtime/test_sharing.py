@@ -11,7 +11,7 @@ import pytest
 
 from lpnsr.runtime.backends import pool
 from lpnsr.runtime.backends.base import BackendError
-from lpnsr.runtime.backends.onnxruntime import OnnxRuntimeSession
+from lpnsr.runtime.backends.onnxruntime import OnnxRuntime
 from lpnsr.runtime.backends.pool import SessionPool
 from lpnsr.runtime.bundle import Bundle
 from lpnsr.runtime.manifest import Graph
@@ -90,8 +90,8 @@ def pool_of(limit, fails=()):
     """Each graph takes one byte; lists what is loaded, which may fail some times."""
     loaded, fails = [], list(fails)
 
-    def load(graph):
-        loaded.append(graph.file)
+    def load(graph, divided):
+        loaded.append(graph.file + " divided" * divided)
         if fails and fails.pop(0):
             raise MemoryError
         return SimpleNamespace(graph=graph)
@@ -122,26 +122,49 @@ def test_what_is_in_use_stays():
     assert loaded == ["0.onnx", "1.onnx", "1.onnx", "0.onnx"]
 
 
-@pytest.mark.parametrize(("memory", "lanes"), [(2**30, 3), (2 * 150_000_000, 2), (0, 1)])
-def test_tiles_share_the_threads_as_far_as_memory_allows(tmp_path, memory, lanes, monkeypatch):
+def test_company_uses_another_session():
+    sessions, loaded = pool_of(9)
+    a, b, _ = graphs(3)
+    with sessions.use(a, divisible=True), sessions.use(b, divisible=True), sessions.use(a):
+        use(sessions, b)
+    with sessions.use(a, divisible=True):
+        pass
+    assert loaded == ["0.onnx", "1.onnx divided", "1.onnx"]
+
+
+def test_several_tiles_are_company():
+    sessions, loaded = pool_of(9)
+    (a,) = graphs(1)
+    for divisible, several in ((True, True), (True, False), (False, True)):
+        with sessions.use(a, divisible, several):
+            pass
+    assert loaded == ["0.onnx divided", "0.onnx"]
+
+
+@pytest.mark.parametrize(("memory", "shares"), [(2**30, 3), (2 * 150_000_000, 2), (0, 1)])
+def test_tiles_divide_the_threads_as_far_as_memory_allows(tmp_path, memory, shares, monkeypatch):
     folder = write_bundle(tmp_path / "toy", batches=(1,))
     options = {"backend": "onnxruntime", "threads": 3}
     model = Upscaler.from_bundle(folder, memory=memory, **options)
-    assert model.parallel == lanes
-    sessions = []
-    spied = OnnxRuntimeSession.__init__
-    monkeypatch.setattr(
-        OnnxRuntimeSession, "__init__", lambda *args: (sessions.append(args), spied(*args))[1]
-    )
+    assert model.parallel == shares
+    threads = []
+    load = OnnxRuntime.load
+
+    def spied(engine, bundle, graph):
+        threads.append(engine.threads)
+        return load(engine, bundle, graph)
+
+    monkeypatch.setattr(OnnxRuntime, "load", spied)
     large, small = photo(90, 150), photo(20, 20)
-    alone = Upscaler.from_bundle(folder, memory=0, **options)
-    expected = [alone.upscale(each) for each in (large, small)]
-    sessions.clear()
+    expected = [Upscaler.from_bundle(folder, **options).upscale(each) for each in (large, small)]
+    threads.clear()
     bands = model.bands(large, dtype=np.uint8)
     parts = [next(bands)]
     np.testing.assert_array_equal(model.upscale(small), expected[1])
-    assert [(threads, lanes) for *_, threads, _, lanes in sessions] == [(3, lanes)] * 2
+    assert threads == [3 // shares] * 2
     np.testing.assert_array_equal(np.concatenate([*parts, *bands]), expected[0])
+    np.testing.assert_array_equal(model.upscale(small), expected[1])
+    assert threads[2:] == ([] if shares == 1 and memory else [3])
     np.testing.assert_array_equal(model.upscale([small, large, small])[1], expected[0])
 
 
@@ -151,7 +174,7 @@ def lanes(tmp_path, monkeypatch):
     model = Upscaler(Description(write_bundle(tmp_path / "toy", batches=(1,)), tile=(32, 32)))
     engine = Grey(lanes=2)
     monkeypatch.setattr(model, "backend", engine)
-    monkeypatch.setattr(model, "_lanes", 2)
+    monkeypatch.setattr(model, "_shares", 2)
     return model, engine
 
 

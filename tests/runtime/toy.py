@@ -208,7 +208,7 @@ class Grey(Backend):
     def __init__(self, lanes=1):
         self.calls, self.loaded, self.lanes = [], [], lanes
 
-    def shared(self, count):
+    def divided(self, count):
         """Itself, for as many batches at a time as were asked for."""
         return self
 
