@@ -94,7 +94,7 @@ def describe(kept: dict[str, Any]) -> str:
     other = "" if batch == TRAINING_BATCH else " **Not comparable with the published figures.**"
     runs = len(next(iter(kept["models"].values()))["seconds"])
     return (
-        f"`lpnsr-train denoiser`, {batch} crops of {kept['crop']}x{kept['crop']}, autocast to "
+        f"`lpnsr-train denoiser`, batch {batch} of {kept['crop']}x{kept['crop']}, autocast to "
         f"bfloat16, all activations kept, {runs} iterations; {about['processor']}, "
         f"{about['cores']} cores" + (f", {about['GPU']}" if about["GPU"] else "") + f".{other}\n\n"
     ) + table(header, lines)

@@ -32,7 +32,7 @@ def test_iterations_of_the_command_are_timed(tiny, tmp_path, capsys):
     assert measured["estimated"] == guess.states + guess.activations
     *_, row = printed.splitlines()
     assert row.startswith("| built-in | 0.") and row.endswith(" | 0.5 s, 9.25 GB |")
-    assert "2 crops of 16x16" in printed and "**Not comparable" in printed
+    assert "batch 2 of 16x16" in printed and "**Not comparable" in printed
 
 
 def test_a_training_that_fails_is_told(tiny, monkeypatch, capsys):

@@ -57,7 +57,7 @@ def test_bound_tensors_carry_every_batch(provider, bundle):
         session.run(lr[:, :2], noise)
 
 
-def test_a_gpu_is_not_divided(provider, bundle):
+def test_a_gpu_has_no_threads_to_divide(provider, bundle):
     model = Upscaler.from_bundle(bundle, backend="onnxruntime-cuda", batch=1)
     assert model.parallel == 1
     assert model.backend.divided(2) is model.backend
