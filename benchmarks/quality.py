@@ -164,15 +164,15 @@ def _means(rows: Sequence[Record], methods: Sequence[str], metrics: Sequence[str
 
 
 def _each(rows: Sequence[Record], methods: Sequence[str]) -> str:
-    """A row for each picture: what is compared with its original, of each method."""
+    """A row for each picture: PSNR-Y and sharpness of each method."""
     header = ["picture"]
-    header += [f"{method} {NAMES.get(name, name)}" for name in FORMATS for method in methods]
+    header += [f"{method} {what}" for what in ("PSNR-Y", "sharpness") for method in methods]
     lines = []
     for first in range(0, len(rows), len(methods)):
         group = rows[first : first + len(methods)]
         cells = [
             FORMATS[name].format(row[name]) if name in row else "-"
-            for name in FORMATS
+            for name in ("psnr", "sharpness")
             for row in group
         ]
         lines.append([group[0]["picture"], *cells])
