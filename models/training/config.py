@@ -43,6 +43,8 @@ class StageConfig:
             squared error, so that all pictures count alike).
         clean_error: weight of the logarithm of each clean crop's mean squared error, which lets
             smooth crops, whose errors are small, count as much as busy ones.
+        no_harm: in the pre-upsampler's training, weight of how far the logarithm of a crop's mean
+            squared error lies above bicubic interpolation's, zero where it lies below.
         perceptual: weight of the perceptual term.
         degraded_perceptual: added to that weight for degraded crops, so that a network that tells
             them from clean ones can be crisp there and faithful here.
@@ -58,8 +60,8 @@ class StageConfig:
         steps: lengths of the chain to train, drawn anew for each update; empty for the whole.
         straight_through: in the noise predictor's training, let gradients pass the denoiser as if
             it returned its state: no way back through it, for one that nearly does (skip).
-        color_fix: in the noise predictor's training, judge the picture with the large-scale colours
-            of its input, as the runtime gives it to users.
+        color_fix: in the training of the pre-upsampler and the noise predictor, judge the picture
+            with the large-scale colours of its input, as the runtime gives it to users.
         target: in the noise predictor's training, what the picture is held against: the original,
             or the picture that the last step alone makes of a start without noise (noise_free).
             The second teaches only to undo noise, but with a fraction of the first's variance.
@@ -78,6 +80,7 @@ class StageConfig:
     ema: float = 0.999
     pixel: str = "l1"
     clean_error: float = 0.0
+    no_harm: float = 0.0
     perceptual: float = 1.0
     degraded_perceptual: float = 0.0
     adversarial: float = 0.1
@@ -106,6 +109,8 @@ class Config:
         degraded_share: how often a crop comes from the degraded pairs.
         permuted_share: how often a crop's colour channels change places, against a colour bias of
             few photographs.
+        border_share: how often a crop reaches beyond a picture's edge along an axis, where the
+            picture goes on as in a mirror, as the runtime continues it.
         hold_out: file names of photographs that are not trained on.
         stages: by stage.
     """
@@ -114,6 +119,7 @@ class Config:
     seed: int = 0
     degraded_share: float = 0.0
     permuted_share: float = 0.0
+    border_share: float = 0.0
     hold_out: tuple[str, ...] = ()
     stages: dict[str, StageConfig] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Drawn pictures: flat patches, gradients, line art and lettering, which photographs lack."""
+"""Drawn pictures: flat patches, gradients, line art, lettering and fur, which photographs lack."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ SUPERSAMPLING = 2
 PRIMARY_SHARE = 0.4
 GREY_SHARE = 0.3
 GRADIENT_SHARE = 0.3
+FUR_SHARE = 0.4
+HAIRS = 12_000
 MOST_SHAPES = 12
 MOST_LINES = 14
 TEXT_SIZES = (14, 64)
@@ -56,6 +58,8 @@ class _Drawing:
         self.side = SIDE * SUPERSAMPLING
         self.picture = self._background()
         self.pen = ImageDraw.Draw(self.picture)
+        if random.random() < FUR_SHARE:
+            self._fur()
         for _ in range(random.integers(MOST_SHAPES + 1)):
             self._shape()
         if random.random() < 0.7:
@@ -108,6 +112,20 @@ class _Drawing:
             box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
             fill = color if self.random.random() < 0.5 else None
             getattr(self.pen, kind)(box, fill=fill, outline=self._color(), width=width)
+
+    def _fur(self) -> None:
+        """Thin strokes all over, of like directions and colours: fur, or grass."""
+        color, contrast = self.random.uniform(30, 225, 3), self.random.uniform(8, 80)
+        middle, spread = self.random.uniform(0, np.pi), self.random.uniform(0.1, 1)
+        length, width = self.random.uniform(10, 100), int(self.random.integers(2, 7))
+        starts = self.random.uniform(-length, self.side, (HAIRS, 2))
+        angles = self.random.normal(middle, spread, HAIRS)
+        ends = starts + length * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        shades = color + self.random.normal(0, contrast, (HAIRS, 1))
+        hues = shades + self.random.normal(0, contrast / 8, (HAIRS, 3))
+        colors = np.rint(hues.clip(0, 255)).astype(int)
+        for hair, shade in zip(np.hstack([starts, ends]).tolist(), colors.tolist(), strict=True):
+            self.pen.line(hair, tuple(shade), width)
 
     def _text(self) -> None:
         color = self._color()

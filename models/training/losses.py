@@ -30,8 +30,13 @@ def _charbonnier(found: Tensor, expected: Tensor) -> Tensor:
 
 
 def _psnr(found: Tensor, expected: Tensor) -> Tensor:
+    return log_error(found, expected).mean()
+
+
+def log_error(found: Tensor, expected: Tensor) -> Tensor:
+    """The logarithm of each picture's mean squared error, (B,), of (B, C, H, W)."""
     errors = (found - expected).square().flatten(1).mean(dim=1)
-    return (errors + LEAST_ERROR).log().mean()
+    return (errors + LEAST_ERROR).log()
 
 
 class GradientFrequencyLoss(nn.Module):

@@ -24,6 +24,7 @@ from lpnsr.models.training import diffusion_objectives
 from lpnsr.models.training.config import DIFFUSION_STAGES, StageConfig
 from lpnsr.models.training.discriminator import PatchDiscriminator
 from lpnsr.models.training.errors import TrainingError
+from lpnsr.models.training.losses import log_error
 
 DETAIL_GAIN = 8.0
 """What amplifies a state's detail to about the size of the picture."""
@@ -88,7 +89,7 @@ def make_objective(name: str, chain: Chain, preset: Preset, config: StageConfig)
         return _diffusion_stage(name, chain, preset, config)
     network = chain.network(name)
     if name == "pre_upsampler":
-        return Objective(network, lambda lr, hr: (network(lr), hr), nn.Identity(), network)
+        return Objective(network, partial(_upscale, network, config), nn.Identity(), network)
     if config.start == "bicubic":
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
@@ -196,6 +197,18 @@ def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
     # What a container holds has no type.
     first = cast(nn.ModuleList, network.input_blocks[0])[0]
     return cast(nn.Conv2d, first), cast(nn.Conv2d, last)
+
+
+def _upscale(network: nn.Module, config: StageConfig, lr: Tensor, hr: Tensor) -> tuple[Tensor, ...]:
+    """The pre-upsampler's picture, and what it adds to the error of bicubic interpolation."""
+    sr = network(lr)
+    if config.color_fix:
+        sr = correct(sr, lr)
+    if not config.no_harm:
+        return sr, hr
+    bicubic = F.interpolate(lr, hr.shape[2:], mode="bicubic")
+    excess = log_error(sr.float(), hr) - log_error(bicubic, hr)
+    return sr, hr, config.no_harm * F.relu(excess).mean()
 
 
 def _denoise(chain: Chain, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:

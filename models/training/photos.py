@@ -15,7 +15,7 @@ from lpnsr.models.training.config import Config
 from lpnsr.models.training.errors import TrainingError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-ZOOMS = (1.0, 0.8, 0.6)
+ZOOMS = (1.0, 0.8, 0.6, 0.4)
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -73,19 +73,27 @@ class PairCrops:
         degraded = bool(self._random.random() < self.config.degraded_share)
         group = self.degraded if degraded else self.clean
         small, large = group[int(self._random.integers(len(group)))]
-        top = self._random.integers(small.shape[0] - crop + 1)
-        left = self._random.integers(small.shape[1] - crop + 1)
+        top, left = (self._start(side, crop) for side in small.shape[:2])
         turns, flip = int(self._random.integers(4)), self._random.integers(2)
         permuted = self.config.permuted_share and self._random.random() < self.config.permuted_share
         channels = self._random.permutation(3) if permuted else slice(None)
 
         def cut(picture: np.ndarray, factor: int) -> np.ndarray:
-            rows = slice(top * factor, (top + crop) * factor)
-            columns = slice(left * factor, (left + crop) * factor)
-            turned = np.rot90(picture[rows, columns][..., channels], turns)
+            rows, columns = (
+                _mirrored(start, crop, side, factor)
+                for start, side in zip((top, left), small.shape, strict=False)
+            )
+            turned = np.rot90(picture[rows[:, None], columns][..., channels], turns)
             return turned[:, ::-1] if flip else turned
 
         return cut(small, 1), cut(large, self.scale), degraded
+
+    def _start(self, side: int, crop: int) -> int:
+        """Where a crop begins along an axis; those of `border_share` reach beyond an edge."""
+        if self.config.border_share and self._random.random() < self.config.border_share:
+            beyond = int(self._random.integers(1, crop // 4 + 1))
+            return -beyond if self._random.integers(2) else side - crop + beyond
+        return int(self._random.integers(side - crop + 1))
 
 
 def find_pictures(sources: Iterable[Path], hold_out: Sequence[str] = ()) -> list[Path]:
@@ -172,6 +180,16 @@ def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
     """uint8 (h, w, 3) pictures -> (B, 3, h, w) in [-1, 1]."""
     stacked = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
     return torch.from_numpy(stacked).float() / 127.5 - 1
+
+
+def _mirrored(start: int, crop: int, side: int, factor: int) -> np.ndarray:
+    """Indices of a crop along an axis of a picture that goes on as in a mirror, as tiles have it.
+
+    The mirror stands on the centre of the outermost small pixel, also for the large picture.
+    """
+    index = np.arange(start * factor, (start + crop) * factor)
+    index = np.where(index < 0, factor - 1 - index, index)
+    return np.where(index < side * factor, index, (2 * side - 1) * factor - 1 - index)
 
 
 def _too_small(file: Path, size: tuple[int, int], crop: int) -> str:

@@ -156,8 +156,9 @@ class Trainer:
         return parts
 
     def _fingerprint(self) -> str:
-        data = self.config.seed, self.config.degraded_share, self.config.permuted_share
-        return repr((data, asdict(self.settings)))
+        config = self.config
+        shares = config.degraded_share, config.permuted_share, config.border_share
+        return repr((config.seed, shares, asdict(self.settings)))
 
     def _optimizer(self, network: nn.Module) -> tuple[AdamW, LambdaLR]:
         optimizer = AdamW(network.parameters(), lr=self.settings.learning_rate)

@@ -29,6 +29,15 @@ def test_large_areas_are_flat(tmp_path):
     assert np.median(shares) > 0.8
 
 
+def test_some_are_full_of_fine_strokes(tmp_path):
+    assert draw(tmp_path / "drawn", "--count", 8) == 0
+    drawn = np.stack(pictures(tmp_path / "drawn")).astype(int)
+    equal = (np.diff(drawn, axis=2, append=0) == 0).all(axis=3)
+    flat = equal.reshape(8, 16, 32, 16, 32).mean((2, 4))  # share of each block
+    busy = np.quantile(flat, 0.25, axis=(1, 2)) < 0.7
+    assert 1 <= busy.sum() <= 6
+
+
 def test_bad_folders_are_refused(tmp_path, capsys):
     assert draw(tmp_path) == 2
     assert "exists already" in capsys.readouterr().err

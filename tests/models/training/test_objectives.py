@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from small import UPSR
 
 from lpnsr.models.color_fix import correct
@@ -100,6 +101,27 @@ def test_the_colours_of_the_input_in_training(toy):
         found[fix], _ = make_objective("noise_predictor", chain, toy, config).predict(LR, HR)
     torch.testing.assert_close(found[True], correct(found[False], LR))
     assert (found[True] - found[False]).abs().max() > 1e-2
+
+
+def test_the_pre_upsampler_is_judged_as_users_see_it(toy):
+    chain = built(toy)
+    config = StageConfig(color_fix=True)
+    found, expected = make_objective("pre_upsampler", chain, toy, config).predict(LR, HR)
+    torch.testing.assert_close(found, correct(chain.network("pre_upsampler")(LR), LR))
+    assert expected is HR
+
+
+def test_only_crops_that_bicubic_interpolation_has_better_do_harm(toy):
+    chain = built(toy)
+    stage = make_objective("pre_upsampler", chain, toy, StageConfig(no_harm=0.5))
+    bicubic = F.interpolate(LR, HR.shape[2:], mode="bicubic")
+    with torch.no_grad():
+        own = stage.network(LR)
+        _, _, harm = stage.predict(LR, own + 0.01)
+        assert harm == 0
+        _, _, harm = stage.predict(LR, bicubic + 0.01)
+        error = (own - bicubic - 0.01).square().flatten(1).mean(1)
+        assert harm.item() == pytest.approx(0.5 * (error / 1e-4).log().mean().item(), rel=1e-3)
 
 
 def test_a_target_without_noise(toy):
