@@ -22,7 +22,7 @@ from lpnsr.benchmarks.markdown import table
 from lpnsr.benchmarks.metrics import compare
 from lpnsr.models.chain import Chain
 from lpnsr.models.color_fix import correct
-from lpnsr.models.presets import get_preset
+from lpnsr.models.presets import Preset, get_preset
 from lpnsr.models.roles import NOISE_KINDS
 from lpnsr.models.weights import find_weights, load_chain
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if original is None:
             raise samples.SampleError(f"{sample.file} has no original to compare with; --reduce?")
         for (steps, kind), measured in quality.items():
-            upscaled = upscale(chain, small, steps, kind, preset.multiple, args.seed)
+            upscaled = upscale(preset, chain, small, steps, kind, args.seed)
             measured.append(astuple(compare(upscaled, original)))
     header = [f"T, {len(found)} pictures", *(f"{kind} noise" for kind in NOISE_KINDS)]
     lines = [
@@ -67,20 +67,20 @@ def run(args: argparse.Namespace) -> int:
 
 @torch.no_grad()
 def upscale(
-    chain: Chain, small: np.ndarray, steps: int, kind: str, multiple: int, seed: int = 0
+    preset: Preset, chain: Chain, small: np.ndarray, steps: int, kind: str, seed: int = 0
 ) -> np.ndarray:
     """Upscale a uint8 (H, W, 3) picture with the last `steps` steps of a chain.
 
     Args:
+        preset: whose chain it is.
         chain: with a noise predictor.
         small: the picture.
         steps: length of the chain.
         kind: one of `NOISE_KINDS`.
-        multiple: sides are padded to multiples of this.
         seed: of the noise.
     """
     height, width = small.shape[:2]
-    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
+    padding = ((0, -height % preset.multiple), (0, -width % preset.multiple), (0, 0))
     padded = torch.from_numpy(np.pad(small, padding, mode="symmetric"))
     lr = padded.permute(2, 0, 1)[None].float() / 127.5 - 1
     chain = chain.replaced(schedule=chain.schedule.truncated(steps))
@@ -92,7 +92,7 @@ def upscale(
     if kind == "zero":
         noise[1:] = 0
     decoded = chain.codec.decode(chain.reverse(y, lr, noise)).clamp(-1, 1)
-    upscaled = _picture(correct(decoded, lr))
+    upscaled = _picture(correct(decoded, lr, preset.color_limit))
     scale = upscaled.shape[0] // lr.shape[2]
     return upscaled[: scale * height, : scale * width]
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from math import isinf
 from pathlib import Path
 
 import onnx_ir as ir
@@ -233,6 +234,7 @@ def _manifest(
         scale=preset.scale,
         latent_channels=preset.latent_channels,
         latent_side=preset.latent_side,
+        color_limit=None if isinf(preset.color_limit) else preset.color_limit,
         precise=precise_ends(preset),
         draws=preset.draws,
         schedule=schedule,

@@ -95,12 +95,13 @@ __device__ __forceinline__ float enlarged(const T* picture, u32 height, u32 widt
 template <typename T>
 __device__ __forceinline__ void difference(const T* picture, const float* sheet, float* out,
                                            u32 height, u32 width, u32 scale, u32 capacity,
-                                           u32 first, float half) {
+                                           u32 first, float half, float limit) {
   const u32 line = 3 * scale * width, at = blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= line) return;
   const u32 row = first + blockIdx.y;
   const float large = enlarged(picture, height, width, half, scale, row, at / 3, at % 3);
-  out[u64{blockIdx.y} * line + at] = large - sheet[u64{row % capacity} * line + at];
+  const float value = large - sheet[u64{row % capacity} * line + at];
+  out[u64{blockIdx.y} * line + at] = fminf(fmaxf(value, -limit), limit);
 }
 
 template <typename T>
@@ -123,8 +124,8 @@ __device__ __forceinline__ void finish(const float* sheet, const float* correcti
   }                                                                                               \
   extern "C" __global__ void picture_difference_##NAME(                                           \
       const T* picture, const float* sheet, float* out, u32 height, u32 width, u32 scale,         \
-      u32 capacity, u32 first, float half) {                                                      \
-    difference(picture, sheet, out, height, width, scale, capacity, first, half);                 \
+      u32 capacity, u32 first, float half, float limit) {                                         \
+    difference(picture, sheet, out, height, width, scale, capacity, first, half, limit);          \
   }
 
 #define LPNSR_FINISH(NAME, T)                                                                     \

@@ -123,15 +123,22 @@ class PictureKernels:
         self._launch(stream, (size[1], size[0], 1), "picture_blend", addresses, sizes)
 
     def difference(
-        self, stream: Stream, small: Small, sheet: Sheet, rows: tuple[int, int], out: int
+        self,
+        stream: Stream,
+        small: Small,
+        sheet: Sheet,
+        rows: tuple[int, int],
+        limit: float,
+        out: int,
     ) -> None:
-        """The small picture, enlarged with a cubic filter, minus the large one.
+        """The small picture, enlarged with a cubic filter, minus the large one, within limits.
 
         Args:
             stream: where to queue it.
             small: the small picture.
             sheet: the large one.
             rows: first row and the one after the last.
+            limit: of a difference's magnitude.
             out: receives float32 (n, W, 3).
         """
         first, last = rows
@@ -140,7 +147,7 @@ class PictureKernels:
         sizes = (small.height, small.width, scale, sheet.capacity, first)
         grid = (3 * sheet.width, last - first, 1)
         name = f"picture_difference_{small.dtype}"
-        self._launch(stream, grid, name, addresses, sizes, small.half)
+        self._launch(stream, grid, name, addresses, sizes, small.half, np.float32(limit))
 
     def blur(
         self, stream: Stream, source: int, size: tuple[int, int], distance: int, out: int
@@ -190,13 +197,13 @@ class PictureKernels:
         name: str,
         addresses: Sequence[int],
         sizes: Sequence[int],
-        *half: np.float32,
+        *values: np.float32,
     ) -> None:
         from cuda.core import LaunchConfig, launch
 
         grid = (-(-threads[0] // _THREADS), *threads[1:])
         config = LaunchConfig(grid=grid, block=_THREADS)
-        launch(stream, config, self.kernels[name], *addresses, *map(np.uint32, sizes), *half)
+        launch(stream, config, self.kernels[name], *addresses, *map(np.uint32, sizes), *values)
 
 
 def _half(dtype: np.dtype) -> np.float32:

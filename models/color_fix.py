@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 5
 
 
-def correct(sr: Tensor, lr: Tensor) -> Tensor:
+def correct(sr: Tensor, lr: Tensor, limit: float = inf) -> Tensor:
     """Replace the low frequencies of `sr` by those of `lr` upscaled with bicubic interpolation.
 
     Args:
         sr: the model's output, (B, 3, s·h, s·w).
         lr: its input, (B, 3, h, w).
+        limit: of the difference that is blurred, see `Preset.color_limit`.
 
     Returns:
         (B, 3, s·h, s·w), not clamped.
     """
     bicubic = F.interpolate(lr, sr.shape[2:], mode="bicubic")
-    return sr + _blur(bicubic - sr)
+    return sr + _blur((bicubic - sr).clamp(-limit, limit))
 
 
 def _blur(picture: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from torch import nn
@@ -96,6 +97,8 @@ class Preset:
         tolerance: what export accepts.
         bf16: stages that are bf16 in mixed precision, because fp16 cannot hold what they
             compute; the others are fp16.
+        color_limit: how far apart, in [-1, 1], colours of picture and input may be for the colour
+            fix to take it for a drift that it corrects; what is further counts only so much.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Preset:
     scale: int = 4
     tolerance: Tolerance = field(default_factory=Tolerance)
     bf16: tuple[str, ...] = ("pre_upsampler",)
+    color_limit: float = inf
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -351,6 +355,7 @@ PRESETS = {
             multiple=8,
             weights=BUILTIN_WEIGHTS,
             tolerance=Tolerance(psnr_bf16=40.0),
+            color_limit=16 / 127.5,
         ),
     )
 }

@@ -178,6 +178,8 @@ class Manifest:
         files: file name -> SHA-256 of every file but the manifest and the engines.
         versions: the packages that made the bundle and measured `parity`.
         engines: what was built of the graphs.
+        color_limit: of the differences that the colour fix corrects, see `color.correct`; None for
+            no limit.
     """
 
     preset: str
@@ -197,6 +199,7 @@ class Manifest:
     steps: tuple[Step, ...] = ()
     latent_side: float = 1.0
     precise: tuple[tuple[str, str], ...] = ()
+    color_limit: float | None = None
     format: int = field(default=FORMAT)
 
     @property
@@ -281,6 +284,8 @@ class Manifest:
             raise ValueError("the number of draws is out of range")
         if not 0 < self.latent_side < 2**20:
             raise ValueError("the side of a latent is out of range")
+        if self.color_limit is not None and not 0 < self.color_limit <= 2:
+            raise ValueError("the limit of colours is out of range")
         counts = [self.scale, self.latent_channels]
         counts += [number for g in self.graphs for number in (*g.tile, g.batch)]
         if not all(type(count) is int and 0 < count < 2**20 for count in counts):

@@ -287,7 +287,7 @@ class Upscaler:
             manifest.scale,
             seed,
             1 if deterministic else manifest.draws,
-            color_fix,
+            (manifest.color_limit or np.inf) if color_fix else 0.0,
             np.dtype(dtype),
             lambda done: report(done, len(tiles)),
         )

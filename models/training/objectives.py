@@ -89,7 +89,9 @@ def make_objective(name: str, chain: Chain, preset: Preset, config: StageConfig)
         return _diffusion_stage(name, chain, preset, config)
     network = chain.network(name)
     if name == "pre_upsampler":
-        return Objective(network, partial(_upscale, network, config), nn.Identity(), network)
+        return Objective(
+            network, partial(_upscale, network, preset, config), nn.Identity(), network
+        )
     if config.start == "bicubic":
         bicubic = Bicubic(preset.scale).to(next(network.parameters()).device)
         chain = chain.replaced(pre_upsampler=bicubic)
@@ -106,7 +108,13 @@ def make_objective(name: str, chain: Chain, preset: Preset, config: StageConfig)
         )
     return Objective(
         network,
-        partial(_run_chain, chain, config.steps or (preset.schedule.steps,), config),
+        partial(
+            _run_chain,
+            chain,
+            config.steps or (preset.schedule.steps,),
+            preset.color_limit,
+            config,
+        ),
         nn.Identity(),
         partial(_whole_chain, chain),
     )
@@ -199,11 +207,13 @@ def _ends(network: SwinUNet | PointwiseNet) -> tuple[nn.Conv2d, nn.Conv2d]:
     return cast(nn.Conv2d, first), cast(nn.Conv2d, last)
 
 
-def _upscale(network: nn.Module, config: StageConfig, lr: Tensor, hr: Tensor) -> tuple[Tensor, ...]:
+def _upscale(
+    network: nn.Module, preset: Preset, config: StageConfig, lr: Tensor, hr: Tensor
+) -> tuple[Tensor, ...]:
     """The pre-upsampler's picture, and what it adds to the error of bicubic interpolation."""
     sr = network(lr)
     if config.color_fix:
-        sr = correct(sr, lr)
+        sr = correct(sr, lr, preset.color_limit)
     if not config.no_harm:
         return sr, hr
     bicubic = F.interpolate(lr, hr.shape[2:], mode="bicubic")
@@ -259,7 +269,12 @@ def _latents(
 
 
 def _run_chain(
-    chain: Chain, lengths: tuple[int, ...], config: StageConfig, lr: Tensor, hr: Tensor
+    chain: Chain,
+    lengths: tuple[int, ...],
+    limit: float,
+    config: StageConfig,
+    lr: Tensor,
+    hr: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """LPNSR, Algorithm 1: the picture at the end of the chain, with gradients through all of it."""
     length = lengths[int(torch.randint(len(lengths), (), device="cpu"))]
@@ -267,7 +282,7 @@ def _run_chain(
 
     def picture(latent: Tensor) -> Tensor:
         decoded = chain.codec.decode(latent)
-        return correct(decoded, lr) if config.color_fix else decoded
+        return correct(decoded, lr, limit) if config.color_fix else decoded
 
     with torch.no_grad():
         y = chain.encode(lr).float()

@@ -44,7 +44,8 @@ class Task:
         scale: factor between the sides of input and output.
         seed: of the picture's noise.
         draws: number of noise draws that are made; the remaining ones are zero.
-        color_fix: whether to take the large-scale colours from the picture.
+        color_limit: of the differences of large-scale colours that are corrected, see
+            `color.correct`; 0 to leave them as they are.
         dtype: of the result: uint8 or uint16, where -1 becomes 0 and 1 the largest value, or
             float32.
         report: called with the number of finished tiles.
@@ -55,6 +56,6 @@ class Task:
     scale: int
     seed: int
     draws: int
-    color_fix: bool
+    color_limit: float
     dtype: np.dtype
     report: Callable[[int], None]

@@ -122,7 +122,7 @@ class _Picture:
         _, _, *self._size = sr
         self.tile_bytes = 4 * math.prod(sr[1:])
         (height, width), scale = task.picture.shape[:2], task.scale
-        self._reach = _REACH if task.color_fix else 0
+        self._reach = _REACH if task.color_limit else 0
         memory = self._memory = DeviceMemory(device, stream)
 
         def room(rows: int) -> int:
@@ -134,7 +134,9 @@ class _Picture:
         # The rows that a row of tiles covers, and those above that its colours depend on.
         capacity = self._size[0] + 2 * self._reach
         self._sheet = Sheet(room(capacity), capacity, scale * height, scale * width)
-        self._between = [room(_STRIP + 2 * self._reach) for _ in range(2 if task.color_fix else 0)]
+        self._between = [
+            room(_STRIP + 2 * self._reach) for _ in range(2 if task.color_limit else 0)
+        ]
         self._put_tiles(task, sr[0], latent_side)
         self._bad = memory.upload(np.array([_NO_TILE]))
         self._row_bytes = 3 * scale * width * task.dtype.itemsize
@@ -211,7 +213,7 @@ class _Picture:
         for top in range(first, last, _STRIP):
             rows = (top, min(top + _STRIP, last))
             out = int(slot.there.handle) + (top - first) * self._row_bytes
-            correction = self._correct(rows) if self._task.color_fix else 0
+            correction = self._correct(rows) if self._task.color_limit else 0
             dtype = self._task.dtype
             self._kernels.finish(self._stream, self._sheet, rows, correction, dtype, out)
         self._stream.record(slot.computed)
@@ -228,7 +230,8 @@ class _Picture:
         first = max(rows[0] - self._reach, 0)
         last = min(rows[1] + self._reach, self._sheet.height)
         source, target = self._between
-        self._kernels.difference(self._stream, self._small, self._sheet, (first, last), source)
+        limit, rows_there = self._task.color_limit, (first, last)
+        self._kernels.difference(self._stream, self._small, self._sheet, rows_there, limit, source)
         size = (last - first, self._sheet.width)
         for level in range(color.LEVELS):
             self._kernels.blur(self._stream, source, size, 2**level, target)

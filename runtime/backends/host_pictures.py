@@ -107,11 +107,11 @@ def _bands(session: HostSession, task: Task) -> Generator[np.ndarray, None, None
     for top in range(0, size[0], step):
         bottom = min(top + step, size[0])
         # With the halo, the correction of a band equals that of the whole picture.
-        halo = color.HALO if task.color_fix else 0
+        halo = color.HALO if task.color_limit else 0
         above, below = max(top - halo, 0), min(bottom + halo, size[0])
         sr = raw.take(above * scale, below * scale)
-        if task.color_fix:
-            sr = color.correct(sr, _signed(picture[above:below]))
+        if task.color_limit:
+            sr = color.correct(sr, _signed(picture[above:below]), task.color_limit)
         band = np.clip(sr[(top - above) * scale : (bottom - above) * scale], -1.0, 1.0)
         yield band if task.dtype == np.float32 else rows.quantize(band, task.dtype)
 

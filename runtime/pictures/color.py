@@ -11,22 +11,27 @@ HALO = 10
 1 + 2 + 4 + 8 + 16 = 31 output pixels of the blur, rounded up."""
 
 
-def correct(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+def correct(sr: np.ndarray, lr: np.ndarray, limit: float = np.inf) -> np.ndarray:
     """Replace the low frequencies of `sr` by those of `lr` upscaled with bicubic interpolation.
 
     The low frequencies are what five blurs leave; as blurring is linear, this is
-    `clip(sr + blur(bicubic(lr) - sr))`.
+    `clip(sr + blur(bicubic(lr) - sr))`. Blurred, what a model adds to an edge ends as a halo around
+    it: with a limit, what differs by more is taken for detail, and only so much of it is blurred.
 
     Args:
         sr: the model's output, float32 (s·H, s·W, 3), in [-1, 1].
         lr: its input, float32 (H, W, 3), in [-1, 1].
+        limit: of the difference.
 
     Returns:
         float32 (s·H, s·W, 3), clipped to [-1, 1].
     """
     height, width = sr.shape[:2]
     bicubic = cv2.resize(lr, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(sr + _blur(bicubic - sr), -1.0, 1.0)
+    difference = bicubic - sr
+    if limit < np.inf:
+        np.clip(difference, -limit, limit, out=difference)
+    return np.clip(sr + _blur(difference), -1.0, 1.0)
 
 
 def _blur(picture: np.ndarray) -> np.ndarray:

@@ -235,7 +235,7 @@ def test_the_noise_command_has_a_row_for_each_length(micro, originals, capsys):
 def test_the_kinds_of_noise_differ_where_steps_use_noise(micro, originals):
     small = np.asarray(Image.open(originals / "0.png"))[:20, :24]
     found = {
-        (steps, kind): noise.upscale(micro.chain, small, steps, kind, micro.preset.multiple)
+        (steps, kind): noise.upscale(micro.preset, micro.chain, small, steps, kind)
         for steps in (1, 2)
         for kind in NOISE_KINDS
     }

@@ -148,6 +148,8 @@ def test_a_damaged_description_is_refused(bundle, tmp_path):
     for changes in (
         {"latent_side": 0.3},
         {"latent_side": 0},
+        {"color_limit": 0},
+        {"color_limit": 3},
         {"draws": -1},
         {"graphs": [graph | {"given": {}}]},
         {"graphs": [graph | {"picture": []}]},

@@ -48,7 +48,7 @@ def launch_picture():
     for dtype in (np.dtype(np.uint8), np.dtype(np.uint16)):
         small = picture.Small(256, 2, 2, dtype)
         kernels.cut(None, small, 256, (1, 3, 2, 2), 256)
-        kernels.difference(None, small, sheet, (0, 8), 256)
+        kernels.difference(None, small, sheet, (0, 8), 0.125, 256)
         kernels.finish(None, sheet, (0, 8), 256, dtype, 256)
     kernels.finish(None, sheet, (0, 8), 0, np.dtype(np.float32), 256)
     return kernels.kernels.taken

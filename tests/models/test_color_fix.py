@@ -1,16 +1,19 @@
 import numpy as np
+import pytest
 import torch
 
 from lpnsr.models import color_fix
 from lpnsr.runtime.pictures import color as runtime_color
 
 
-def test_it_is_the_colour_fix_of_the_runtime():
+@pytest.mark.parametrize("limit", [np.inf, 0.125])
+def test_it_is_the_colour_fix_of_the_runtime(limit):
     random = np.random.default_rng(0)
     lr = random.uniform(-0.5, 0.5, (14, 20, 3)).astype(np.float32)
     sr = random.uniform(-0.5, 0.5, (56, 80, 3)).astype(np.float32)
-    found = color_fix.correct(_tensor(sr), _tensor(lr))[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(found.clip(-1, 1), runtime_color.correct(sr, lr), atol=2e-6)
+    found = color_fix.correct(_tensor(sr), _tensor(lr), limit)[0].permute(1, 2, 0).numpy()
+    expected = runtime_color.correct(sr, lr, limit)
+    np.testing.assert_allclose(found.clip(-1, 1), expected, atol=2e-6)
 
 
 def test_gradients_pass():

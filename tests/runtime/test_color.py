@@ -38,6 +38,17 @@ def test_moves_large_scale_colour_and_keeps_detail():
     np.testing.assert_allclose(found[40:88, 40:88], (lr[0, 0] + detail)[40:88, 40:88], atol=1e-4)
 
 
+def test_what_differs_by_more_than_the_limit_is_detail():
+    """A drift within the limit is corrected as without one; a dark stroke leaves less of a halo."""
+    lr = np.zeros((40, 40, 3), dtype=np.float32)
+    drifting = np.full((160, 160, 3), 0.1, dtype=np.float32)
+    np.testing.assert_allclose(color.correct(drifting, lr, 0.125), 0, atol=1e-6)
+    stroke = np.zeros_like(drifting)
+    stroke[:, 78:82] = -0.8
+    halos = [color.correct(stroke, lr, limit)[:, 60:70].max() for limit in (np.inf, 0.125)]
+    assert halos[1] == pytest.approx(halos[0] * 0.125 / 0.8, rel=1e-3) and halos[0] > 0.05
+
+
 def test_a_band_with_its_halo_is_corrected_like_the_whole_picture():
     rng = np.random.default_rng(0)
     lr = rng.uniform(-1, 1, (60, 17, 3)).astype(np.float32)

@@ -103,15 +103,15 @@ def test_batches_do_not_mix(gpu, capture):
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 300), (333, 250)], ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("color_fix", [True, False])
-def test_a_picture_that_nothing_is_done_to_comes_back(gpu, size, dtype, color_fix):
+@pytest.mark.parametrize("color_limit", [0.0, 0.125, np.inf])
+def test_a_picture_that_nothing_is_done_to_comes_back(gpu, size, dtype, color_limit):
     """A model of scale 1 whose output is its input."""
     shape = (3, 3, 64, 64)
     pictures = Pictures(gpu, copying(gpu, shape), [shape, (1, *shape), shape])
     rng = np.random.default_rng(0)
     picture = rng.integers(0, np.iinfo(dtype).max, (*size, 3), dtype, endpoint=True)
     tiles, done = tiling.plan(size, shape[2:], (16, 16), 1), []
-    task = Task(picture, tiles, 1, 0, 1, color_fix, np.dtype(dtype), done.append)
+    task = Task(picture, tiles, 1, 0, 1, color_limit, np.dtype(dtype), done.append)
     found = np.concatenate(list(pictures.bands(task))).astype(int)
     assert np.abs(found - picture).max() <= (0 if dtype == np.uint8 else 1)
     assert done[-1] == len(tiles)

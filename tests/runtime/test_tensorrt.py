@@ -60,6 +60,13 @@ def built(tmp_path_factory):
     return with_engines(write_bundle(tmp_path_factory.mktemp("bundle") / "built"))
 
 
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """The same, whose colour fix has a limit."""
+    folder = tmp_path_factory.mktemp("bundle") / "limited"
+    return with_engines(write_bundle(folder, color_limit=0.02))
+
+
 def with_engines(folder, **changes):
     return simulated.with_engines(folder, NAME, trt.__version__, **changes)
 
@@ -145,15 +152,20 @@ def test_a_picture_is_the_same_as_on_a_cpu(gpu, built, seed):
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 200), (32, 32), (300, 20), (200, 90)], ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("color_fix", [True, False])
-def test_pictures_of_all_sizes_are_the_same_as_on_a_cpu(gpu, built, size, dtype, color_fix):
+@pytest.mark.parametrize(
+    ("fixture", "color_fix"), [("built", True), ("limited", True), ("built", False)]
+)
+def test_pictures_of_all_sizes_are_the_same_as_on_a_cpu(
+    gpu, request, size, dtype, fixture, color_fix
+):
     gpu(sum(size))
+    bundle = request.getfixturevalue(fixture)
     picture = photo(*size).astype(dtype) * (257 if dtype == np.uint16 else 1)
     batch, options = 1 + 2 * (size[0] > 32), {"seed": 2**63, "color_fix": color_fix}
     for asked in (dtype, np.float32):
         made = []
         for backend in (NAME, "onnxruntime"):
-            model = Upscaler.from_bundle(built, backend=backend, tile=(32, 32), batch=batch)
+            model = Upscaler.from_bundle(bundle, backend=backend, tile=(32, 32), batch=batch)
             bands = list(model.bands(picture, dtype=asked, deterministic=True, **options))
             assert all(band.dtype == asked for band in bands)
             made.append(np.concatenate(bands))
