@@ -1,7 +1,9 @@
 """Pictures of which it is known what they should become: flat areas, ramps, lettering, greys.
 
 All figures are levels of 255, the worst of a picture. Photographs are stored as grey for the fifth
-row, and reduced for the last: there the outermost eight output pixels are compared with the rest.
+row, and reduced for the last two: there the outermost eight output pixels are compared with the
+rest, which shows other things, and those of a picture's middle with themselves when the whole
+picture is upscaled.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ REACH = 5
 """Side of the input area that has to be flat for an output pixel to count as away from edges."""
 
 FRAME = 8
+MARGIN = 8
+"""Input pixels around a picture's middle."""
+
 INK, PAPER = 64, 192
 TEXT = "Sphinx of black\nquartz, judge\nmy vow 0123"
 
@@ -36,7 +41,7 @@ Upscale = Callable[[np.ndarray], np.ndarray]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `lpnsr-bench patches`."""
     add = parser.add_argument
-    add("photos", type=Path, nargs="*", metavar="PHOTO", help="photographs for the last two rows")
+    add("photos", type=Path, nargs="*", metavar="PHOTO", help="photographs for the last rows")
     add("--model", type=Path, default=BUILTIN, metavar="BUNDLE")
 
 
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measures(photos: Sequence[Path]) -> list[tuple[str, Callable[[Upscale], str]]]:
-    """What is measured, each with its name; the last two need photographs."""
+    """What is measured, each with its name; the last three need photographs."""
     measures: list[tuple[str, Callable[[Upscale], str]]] = [
         ("flat primaries", _primaries),
         ("grey ramps", _ramps),
@@ -60,6 +65,8 @@ def measures(photos: Sequence[Path]) -> list[tuple[str, Callable[[Upscale], str]
     if photos:
         measures.append(("grey photographs, colour", partial(_greys, photos=photos)))
         measures.append(("frame and rest, dB over bicubic", partial(_frames, photos=photos)))
+        name = "frame of a middle, alone and surrounded, dB over bicubic"
+        measures.append((name, partial(_surroundings, photos=photos)))
     return measures
 
 
@@ -101,13 +108,41 @@ def _frames(upscale: Upscale, photos: Sequence[Path]) -> str:
     gains = []
     for photo in photos:
         small, original = samples.reduce(photo, SCALE)
-        inside = np.zeros(original.shape[:2], bool)
-        inside[FRAME:-FRAME, FRAME:-FRAME] = True
         pictures = upscale(small), samples.bicubic(small, SCALE)
-        for area in (~inside, inside):
-            ours, theirs = (np.square(p[area] - original[area].astype(float)) for p in pictures)
-            gains.append(10 * np.log10(theirs.mean() / ours.mean()))
-    return f"{np.mean(gains[::2]):+.2f}, {np.mean(gains[1::2]):+.2f}"
+        frame = _frame(original)
+        gains.append([_gain(*pictures, original, area) for area in (frame, ~frame)])
+    return "{:+.2f}, {:+.2f}".format(*np.mean(gains, axis=0))
+
+
+def _surroundings(upscale: Upscale, photos: Sequence[Path]) -> str:
+    """Mean gain in the outermost pixels of a middle, upscaled alone and as part of the whole."""
+    gains = []
+    for photo in photos:
+        small, original = samples.reduce(photo, SCALE)
+        ways = upscale, partial(samples.bicubic, scale=SCALE)
+        alone = [way(_middle(small, MARGIN)) for way in ways]
+        surrounded = [_middle(way(small), SCALE * MARGIN) for way in ways]
+        original = _middle(original, SCALE * MARGIN)
+        gains.append([_gain(*p, original, _frame(original)) for p in (alone, surrounded)])
+    return "{:+.2f}, {:+.2f}".format(*np.mean(gains, axis=0))
+
+
+def _middle(picture: np.ndarray, margin: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(picture[margin : height - margin, margin : width - margin])
+
+
+def _frame(picture: np.ndarray) -> np.ndarray:
+    """Which pixels are outermost, bool (H, W)."""
+    frame = np.ones(picture.shape[:2], bool)
+    frame[FRAME:-FRAME, FRAME:-FRAME] = False
+    return frame
+
+
+def _gain(ours: np.ndarray, theirs: np.ndarray, original: np.ndarray, area: np.ndarray) -> float:
+    """How much nearer ours is to the original there, dB."""
+    errors = (np.square(p[area] - original[area].astype(float)).mean() for p in (theirs, ours))
+    return float(10 * np.log10(next(errors) / next(errors)))
 
 
 def _page(ink: int, paper: int) -> np.ndarray:

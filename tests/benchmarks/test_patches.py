@@ -34,6 +34,7 @@ def test_bicubic_interpolation_changes_nothing_but_edges(found):
         "lettering, beyond ink and paper": found(bicubic)["lettering, beyond ink and paper"],
         "grey photographs, colour": "0",
         "frame and rest, dB over bicubic": "+0.00, +0.00",
+        "frame of a middle, alone and surrounded, dB over bicubic": "+0.00, +0.00",
     }
     assert 0 < int(found(bicubic)["lettering, beyond ink and paper"]) < 30
 
@@ -44,6 +45,9 @@ def test_faults_are_found(found):
     assert int(values["grey photographs, colour"]) == 3
     frame, rest = map(float, values["frame and rest, dB over bicubic"].split(", "))
     assert frame < rest < 0
+    middle = values["frame of a middle, alone and surrounded, dB over bicubic"].split(", ")
+    alone, surrounded = map(float, middle)
+    assert alone < surrounded < 0  # the noisy rows are those of the whole
 
 
 def test_the_command_prints_both_ways(capsys, request, monkeypatch):
@@ -51,4 +55,4 @@ def test_the_command_prints_both_ways(capsys, request, monkeypatch):
     assert cli.main(["patches", str(request.config.rootpath / PHOTO)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| worst, levels | with colour fix | without |"
-    assert len(lines) == 8
+    assert len(lines) == 9
