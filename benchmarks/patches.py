@@ -119,10 +119,11 @@ def _surroundings(upscale: Upscale, photos: Sequence[Path]) -> str:
     gains = []
     for photo in photos:
         small, original = samples.reduce(photo, SCALE)
-        ways = upscale, partial(samples.bicubic, scale=SCALE)
-        alone = [way(_middle(small, MARGIN)) for way in ways]
-        surrounded = [_middle(way(small), SCALE * MARGIN) for way in ways]
-        original = _middle(original, SCALE * MARGIN)
+        middle, margin = _middle(small, MARGIN), SCALE * MARGIN
+        alone = upscale(middle), samples.bicubic(middle, SCALE)
+        whole = upscale(small), samples.bicubic(small, SCALE)
+        surrounded = _middle(whole[0], margin), _middle(whole[1], margin)
+        original = _middle(original, margin)
         gains.append([_gain(*p, original, _frame(original)) for p in (alone, surrounded)])
     return "{:+.2f}, {:+.2f}".format(*np.mean(gains, axis=0))
 
