@@ -214,6 +214,11 @@ def _add_graphs(group: argparse._ArgumentGroup) -> None:
         "fp32, mixed takes fp16 where its range suffices, else bf16 (default: %(default)s)",
     )
     add(
+        "--emulate-bf16",
+        action="store_true",
+        help="measure a float32 graph in bfloat16 on a processor that has none: rounded, not timed",
+    )
+    add(
         "--topology",
         choices=TOPOLOGIES,
         default="unrolled",
@@ -298,6 +303,7 @@ def _export(args: argparse.Namespace) -> None:
             args.output,
             precision=args.precision,
             topology=args.topology,
+            emulates_bf16=args.emulate_bf16,
             force=args.force,
             progress=progress,
         )
@@ -324,4 +330,7 @@ def _report(bundle: Bundle) -> None:
         for stage, parity in graph.stage_parity.items():
             print(f"    {stage} in {bundle.manifest.precision[stage]}: {sentence(parity)}")
     if not narrow and not graph.stages and "bf16" not in graph.parity:
-        print("  bf16: not measured; needs OpenVINO, such a processor, a model that sorts nothing")
+        print(
+            "  bf16: not measured; needs OpenVINO and such a processor, or --emulate-bf16, and a "
+            "model that sorts nothing"
+        )

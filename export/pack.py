@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lpnsr.export.check.parity import label, verify, verify_in_openvino
+from lpnsr.export.check.parity import EMULATED, label, verify, verify_in_bf16
 from lpnsr.export.check.ranges import settle
 from lpnsr.export.check.verify import ParityError
 from lpnsr.export.graph.builder import Identity, identity
@@ -41,6 +41,7 @@ def pack(
     *,
     precision: str = "fp32",
     topology: str = "unrolled",
+    emulates_bf16: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -53,6 +54,7 @@ def pack(
         target: folder of the bundle.
         precision: one of `lpnsr.models.roles.PRECISIONS`.
         topology: one of `lpnsr.runtime.manifest.TOPOLOGIES`.
+        emulates_bf16: measure a float32 graph in bfloat16 even if this processor has none.
         force: replace a bundle that is there.
         progress: told the name of each stage when it starts; `stages(preset, shapes, precision)`
             lists them.
@@ -77,7 +79,8 @@ def pack(
         graphs = []
         for each in exported:
             progress(f"verify {_label(each.graph.batch, each.graph.tile)}")
-            graphs.append(_verified(chain, preset, types, largest, staging, each))
+            verified = _verified(chain, preset, types, largest, staging, each, emulates_bf16)
+            graphs.append(verified)
         files = {file.name: sha256(file) for file in sorted(staging.iterdir())}
         manifest = _manifest(preset, types, graphs, files)
         if topology == "staged":
@@ -178,6 +181,7 @@ def _verified(
     largest: Mapping[str, float],
     folder: Path,
     exported: _Exported,
+    emulates_bf16: bool,
 ) -> Graph:
     """Write the graph and verify it."""
     graph, models = exported.graph, exported.models
@@ -192,7 +196,8 @@ def _verified(
         stages[stage]["largest"] = value
     graph = dataclasses.replace(graph, stage_parity=stages)
     if label(types) == "fp32" and not graph.stages:
-        graph = verify_in_openvino(chain, preset, graph, models[0], exported.decoder, folder)
+        parts = models[0], exported.decoder
+        graph = verify_in_bf16(chain, preset, graph, *parts, folder, emulates_bf16)
     return graph
 
 
@@ -227,7 +232,8 @@ def _manifest(
     schedule = dict(vars(preset.schedule))  # all schedules are dataclasses of plain values
     schedule.pop("noise_kinds", None)  # `variant` tells them
     packages = ["lpnsr", "torch", "onnx-ir", "onnxruntime"]
-    if any(len(graph.parity) > 1 for graph in graphs):  # measured as an engine reduces it
+    # Measured as an engine reduces it.
+    if any(len(g.parity) > 1 and EMULATED not in g.parity["bf16"] for g in graphs):
         packages.append("openvino")
     return Manifest(
         preset=preset.name,

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 FLOAT = ir.DataType.FLOAT
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def emulate(model: ir.Model) -> ir.Model:
@@ -41,6 +42,36 @@ def emulate(model: ir.Model) -> ir.Model:
             graph.insert_after(node, added)
             _redirect(users, added[-1])
     return model
+
+
+def emulate_bf16(model: ir.Model) -> ir.Model:
+    """A copy of a float32 graph that multiplies as an engine does that reduces it to bfloat16.
+
+    Factors, weights among them, and results of products are rounded; sums stay in float32.
+    """
+    model = model.clone()
+    rounded: dict[ir.Value, ir.Node] = {}
+    for node in list(model.graph):
+        if node.op_type not in PRODUCTS:
+            continue
+        for index, value in enumerate(node.inputs[:2]):
+            assert value is not None
+            if value not in rounded:
+                made = _rounded(value)
+                model.graph.insert_before(node, made)
+                rounded[value] = made[-1]
+            node.replace_input_with(index, rounded[value].outputs[0])
+        users = list(node.outputs[0].uses())
+        made = _rounded(node.outputs[0])
+        model.graph.insert_after(node, made)
+        rounded[node.outputs[0]] = made[-1]
+        _redirect(users, made[-1])
+    return model
+
+
+def _rounded(value: ir.Value) -> list[ir.Node]:
+    narrow = _cast(value, ir.DataType.BFLOAT16)
+    return [narrow, _cast(narrow.outputs[0], FLOAT)]
 
 
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:

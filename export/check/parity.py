@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lpnsr.export.check.calls import Call, record
-from lpnsr.export.check.emulate import emulate
+from lpnsr.export.check.emulate import emulate, emulate_bf16
 from lpnsr.export.check.run_onnx import Run, Values, computes_bf16, run_onnxruntime, run_openvino
 from lpnsr.export.check.verify import (
     Parity,
@@ -38,6 +38,9 @@ from lpnsr.runtime.manifest import Graph, StageGraph
 
 FIRST = np.array([0])
 """Number of the first step."""
+
+EMULATED = "emulated"
+"""Among figures: that the engine's rounding was emulated."""
 
 
 def verify(
@@ -158,8 +161,14 @@ def _given(graph: Graph, runs: Mapping[str, Run], chain: Run) -> Run:
     return run
 
 
-def verify_in_openvino(
-    chain: Chain, preset: Preset, graph: Graph, model: ir.Model, decoder: ir.Model, folder: Path
+def verify_in_bf16(
+    chain: Chain,
+    preset: Preset,
+    graph: Graph,
+    model: ir.Model,
+    decoder: ir.Model,
+    folder: Path,
+    emulates: bool,
 ) -> Graph:
     """Also measure a float32 graph as OpenVINO computes it in bfloat16, on processors that do.
 
@@ -170,13 +179,15 @@ def verify_in_openvino(
         model: the graph of `unroll`; x_0 becomes one of its outputs.
         decoder: its decoder.
         folder: where files may be written for OpenVINO to read; holds the graph's weights.
+        emulates: elsewhere, round as it would.
 
     Returns:
         `graph` with these figures, and bf16 among its precisions if they are within the limits.
     """
     # A network that sorts tokens does so by counts and places that bfloat16 cannot hold.
     sorts = any(isinstance(module, Category) for module in chain.modules())
-    if sorts or not computes_bf16():
+    reduces = computes_bf16()
+    if sorts or not (reduces or emulates):
         return graph
     seed = int(graph.parity["fp32"]["seed"])
     show(model, chain)
@@ -186,17 +197,24 @@ def verify_in_openvino(
             ir.save(part, file, external_data=f"{file.stem}.bin" if part is decoder else None)
         values = random_input(preset, graph.batch, graph.tile, seed)
         picture = {s.file: run_onnxruntime(folder / s.file) for s in graph.picture}
-        run = _given(graph, picture, run_openvino(files[0], "bf16"))
+
+        def reduced(number: int) -> Run:
+            if reduces:
+                return run_openvino(files[number], "bf16")
+            return run_onnxruntime(emulate_bf16((model, decoder)[number]), folder)
+
+        run = _given(graph, picture, reduced(0))
         found = measure(chain, run, values)
         if chain.codebook:
             shape = preset.shape("state", graph.batch, graph.tile)
             latent = np.random.default_rng(seed).standard_normal(shape, np.float32)
-            found |= measure_decoder(chain, run_openvino(files[1], "bf16"), latent)
+            found |= measure_decoder(chain, reduced(1), latent)
     finally:
         for file in (*files, folder / "probe_decoder.bin"):
             file.unlink(missing_ok=True)
     precisions = ("fp32", "bf16") if accurate_in_bf16(found, preset.tolerance) else ("fp32",)
-    parity = graph.parity | {"bf16": {**found, "seed": seed}}
+    how = {} if reduces else {EMULATED: 1}
+    parity = graph.parity | {"bf16": {**found, **how, "seed": seed}}
     return dataclasses.replace(graph, parity=parity, precisions=precisions)
 
 

@@ -29,6 +29,8 @@ def sentence(parity: Mapping[str, float]) -> str:
         parts.append(f"{share(parity['category_share'])} of tokens in the same category")
     if "psnr" in parity:
         parts.append(f"{parity['psnr']:.0f} dB on equal inputs, {parity['worst']:.1e} at worst")
+    if "emulated" in parity:
+        parts.append("emulated")
     if "largest" in parity:
         parts.append(f"magnitudes up to {parity['largest']:.3g}")
     return ", ".join(parts)

@@ -7,6 +7,7 @@ and then wait for a thread that could not begin. Only another process can tell.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,9 @@ def guarded(name: str, run: Callable[[], int]) -> int:
         os.close(outlet)
         _report(inlet, name, run)
     os.close(inlet)
+    wake, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -61,6 +65,9 @@ def guarded(name: str, run: Callable[[], int]) -> int:
     for number in _SIGNALS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # A signal just before a read would not end it; here it leaves something to read.
+    while outlet not in select.select([outlet, wake], [], [])[0]:
+        os.read(wake, 1)
     with open(outlet, "rb") as file:
         answer = file.read()
     _, status = os.waitpid(child, 0)

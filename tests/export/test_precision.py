@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from lpnsr.export import pack
 from lpnsr.export.check import calls, parity, ranges
-from lpnsr.export.check.emulate import emulate
-from lpnsr.export.check.run_onnx import run_onnxruntime
+from lpnsr.export.check.emulate import emulate, emulate_bf16
+from lpnsr.export.check.run_onnx import computes_bf16, run_onnxruntime
 from lpnsr.export.check.verify import ParityError, check_narrow, random_input
 from lpnsr.export.graph import trace
 from lpnsr.export.graph.precision import DTYPES, MixedPrecision, assign
@@ -163,6 +163,38 @@ def test_emulation_rounds_after_every_operation(kind):
     if kind == TensorProto.FLOAT16:
         session = onnxruntime.InferenceSession(proto.SerializeToString())
         assert (session.run(None, {"x": values})[0] != expected).mean() > 0.5
+
+
+def test_emulation_of_an_engine_that_reduces_rounds_products_alone():
+    random = np.random.default_rng(0)
+    x, weights = (random.standard_normal((8, 8), dtype=np.float32) for _ in range(2))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["x", "a"], ["b"]),
+        helper.make_node("Add", ["b", "x"], ["y"]),
+    ]
+    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, 8]) for n in "xy")
+    inner = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, 8]) for n in "ab"]
+    constants = [onnx.numpy_helper.from_array(weights, "w")]
+    graph = helper.make_graph(nodes, "g", *([end] for end in ends), constants, value_info=inner)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    found = run_onnxruntime(emulate_bf16(ir.from_proto(proto)))({"x": x})["y"]
+    narrow, w = (torch.from_numpy(a).bfloat16().float() for a in (x, weights))
+    product = narrow @ (narrow @ w).bfloat16().float()
+    expected = product.bfloat16().float().numpy() + x
+    # Sums of another order round to neighbours here and there.
+    assert (found == expected).mean() > 0.9 and np.abs(found - expected).max() < 0.1
+    assert (found == (x @ (x @ weights) + x)).mean() < 0.1
+
+
+@pytest.mark.skipif(computes_bf16(), reason="this processor has bf16 itself")
+def test_bf16_is_emulated_where_the_processor_has_none(micro, tmp_path):
+    bundle = pack.pack(micro.chain, micro.preset, [SMALL], tmp_path / "bundle", emulates_bf16=True)
+    (graph,) = bundle.manifest.graphs
+    precise, reduced = graph.parity["fp32"], graph.parity["bf16"]
+    assert reduced["emulated"] and "openvino" not in bundle.manifest.versions
+    assert 10 * precise["x0_relative_l2"] < reduced["x0_relative_l2"] < 0.5
+    assert 10 < reduced["sr_psnr"] < precise["sr_psnr"]  # codes of this small model change easily
 
 
 def overflowing(micro, stage):
