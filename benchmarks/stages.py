@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(about), file=sys.stderr)
     print(report(figures))
     for name in ENGINES.keys() - engines.keys():
-        print(f"{name}: left out, as the processor or the installation lacks it")
+        reason = "left out, as the processor or the installation lacks it"
+        print(f"{name}: {reason}", file=sys.stderr)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.plot:

@@ -71,7 +71,7 @@ def test_predicted_noise_is_no_worse_than_random_noise_and_than_none(request, pa
     middle = [(small[32:96, 32:128], large[128:384, 128:512]) for small, large in photos]
 
     def quality(steps, kind):
-        made = [upscale(chain, small, steps, kind, preset.multiple) for small, _ in middle]
+        made = [upscale(preset, chain, small, steps, kind) for small, _ in middle]
         return np.mean([compare(sr, hr).psnr for sr, (_, hr) in zip(made, middle, strict=True)])
 
     for steps in (2, 3, 4):
